@@ -1,0 +1,6 @@
+//! lycomerge merges LoKr, LoHa, LoRA and other adapters of image models by what they do to the weights.
+
+pub mod error;
+pub mod tensor;
+
+pub use error::{Error, ErrorKind, Result};
