@@ -1,0 +1,3 @@
+//! The command `lycomerge`.
+
+fn main() {}
