@@ -1,0 +1,128 @@
+//! The table of families: which suffixes a family owns, how its shapes are checked, how it gives a delta.
+
+use std::collections::BTreeMap;
+
+use super::members::Members;
+use super::shape::{Dims, WeightShape};
+use super::{Layer, Param, full, loha, lokr, lora, name, refused};
+use crate::delta::Delta;
+use crate::error::{Error, Result};
+use crate::file::SafeTensors;
+
+/// How a layer's delta is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Low-rank factors: LoRA, LoCon, Tucker, DyLoRA, rs-LoRA.
+    Lora,
+    /// The entrywise product of two low-rank products.
+    Loha,
+    /// The Kronecker product of two factors.
+    Lokr,
+    /// The difference itself: `diff`, `diff_b`.
+    Full,
+    /// The difference of a norm layer: `w_norm`, `b_norm`.
+    Norm,
+}
+
+/// What checking a layer's tensors finds out.
+pub(super) struct Checked {
+    pub(super) shape: WeightShape,
+    pub(super) scale: f64,
+    pub(super) rank: Option<usize>,
+    pub(super) warning: Option<String>,
+}
+
+/// One row of the table: a way to store a parameter's delta.
+pub(super) struct Row {
+    pub(super) family: Family,
+    pub(super) param: Param,
+    /// Suffixes of which one is enough to know the family.
+    pub(super) marks: &'static [&'static str],
+    /// The other suffixes that it may have.
+    pub(super) others: &'static [&'static str],
+    pub(super) check: fn(&Members<'_>) -> Result<Checked>,
+    pub(super) delta: fn(&Members<'_>, &Layer) -> Result<Delta<f64>>,
+}
+
+impl Row {
+    fn suffixes(&self) -> impl Iterator<Item = &'static str> {
+        self.marks.iter().chain(self.others).copied()
+    }
+}
+
+static ROWS: [&Row; 7] =
+    [&lora::ROW, &loha::ROW, &lokr::ROW, &full::DIFF, &full::DIFF_BIAS, &full::NORM, &full::NORM_BIAS];
+
+impl Family {
+    /// The name that users know: `LoRA`, `LoHa`, `LoKr`, `Full`, `Norm`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "LoRA",
+            Self::Loha => "LoHa",
+            Self::Lokr => "LoKr",
+            Self::Full => "Full",
+            Self::Norm => "Norm",
+        }
+    }
+
+    pub(super) fn delta(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
+        let row = ROWS.iter().find(|row| row.family == self && row.marks.iter().any(|mark| members.has(mark)));
+        let row = row.ok_or_else(|| Error::internal("a layer without the tensors of its family"))?;
+        let delta = (row.delta)(members, layer)?;
+        debug_assert_eq!((delta.rows(), delta.cols()), (layer.shape.rows, layer.shape.cols));
+        Ok(delta)
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Module and suffix of a tensor's name: the longest known suffix wins.
+pub(super) fn split(name: &str) -> Option<(&str, &'static str)> {
+    let known = ROWS.iter().flat_map(|row| row.suffixes()).chain(refused::suffixes());
+    let suffix = known.filter(|suffix| name.len() > suffix.len() && name.ends_with(suffix)).max_by_key(|s| s.len())?;
+    Some((&name[..name.len() - suffix.len()], suffix))
+}
+
+/// The layers that a module's tensors make: at most one for its weight and one for its bias, each with a
+/// warning where something about it is odd.
+pub(super) fn layers_of(
+    file: &SafeTensors,
+    module: &str,
+    tensors: BTreeMap<&'static str, String>,
+) -> Result<Vec<(Param, Layer, Option<String>)>> {
+    refused::check(module, &tensors)?;
+    let rows: Vec<_> = ROWS.iter().filter(|row| row.marks.iter().any(|m| tensors.contains_key(m))).collect();
+    let mut layers: Vec<(Param, Layer, Option<String>)> = Vec::new();
+    let mut owned = 0;
+    for row in &rows {
+        if let Some((_, other, _)) = layers.iter().find(|(param, ..)| *param == row.param) {
+            return Err(Error::format(format!(
+                "is stored twice, as {} and as {}; loaders disagree about such layers",
+                other.family, row.family
+            )));
+        }
+        let own: BTreeMap<_, _> =
+            row.suffixes().filter_map(|suffix| Some((suffix, tensors.get(suffix)?.clone()))).collect();
+        owned += own.len();
+        let views = own.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?))).collect();
+        let members = Members::new(views);
+        let Checked { mut shape, scale, rank, warning } = (row.check)(&members)?;
+        if shape.dims == Dims::Unknown
+            && let Some(kernel) = name::unet_kernel(module, shape.cols)
+        {
+            shape.dims = Dims::Kernel(kernel);
+        }
+        let numbers = members.iter().map(|(_, view)| view.len()).sum();
+        layers.push((row.param, Layer { family: row.family, shape, scale, rank, numbers, tensors: own }, warning));
+    }
+    if owned < tensors.len() {
+        let taken = |suffix: &&str| rows.iter().any(|row| row.suffixes().any(|own| own == *suffix));
+        let left: Vec<_> = tensors.keys().copied().filter(|suffix| !taken(suffix)).collect();
+        return Err(Error::format(format!("has {} without the tensors that belong to it", left.join(", "))));
+    }
+    Ok(layers)
+}

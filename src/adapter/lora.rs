@@ -1,0 +1,113 @@
+//! LoRA and its relatives: ΔW = s · up · down, s = alpha/rank (formats of kohya and LyCORIS).
+//!
+//! LoCon is the same on convolutions; with `lora_mid` (Tucker, CP) ΔW[o,c,κ] = s Σᵢⱼ up[o,i] mid[i,j,κ]
+//! down[j,c]. DyLoRA and rs-LoRA files are stored as ordinary ones. LyCORIS' extraction may add the largest
+//! entries of the residual as a sparse matrix (`bias_indices`, `bias_values`, `bias_size`).
+
+use faer::Mat;
+
+use super::family::{Checked, Family, Row};
+use super::members::{Members, check_finite};
+use super::shape::{Dims, WeightShape};
+use super::{Layer, Param};
+use crate::delta::{Delta, Factor, Term};
+use crate::error::{Error, Result};
+use crate::tensor::Dtype;
+
+const UP: &str = ".lora_up.weight";
+const DOWN: &str = ".lora_down.weight";
+const MID: &str = ".lora_mid.weight";
+const INDICES: &str = ".bias_indices";
+const VALUES: &str = ".bias_values";
+const SIZE: &str = ".bias_size";
+
+pub(super) static ROW: Row = Row {
+    family: Family::Lora,
+    param: Param::Weight,
+    marks: &[UP, DOWN],
+    others: &[MID, ".alpha", INDICES, VALUES, SIZE],
+    check,
+    delta,
+};
+
+fn check(members: &Members<'_>) -> Result<Checked> {
+    let (rank, down_cols) = members.flat(DOWN)?;
+    let (rows, up_cols) = members.flat(UP)?;
+    if up_cols != rank {
+        return Err(Error::format(format!("'{UP}' has {up_cols} columns and '{DOWN}' {rank} rows; both are the rank")));
+    }
+    let shape = match members.get(MID) {
+        None => {
+            let kernel = members.factor(DOWN)?.shape[2..].to_vec();
+            WeightShape::new(rows, down_cols, Dims::Kernel(kernel))
+        }
+        Some(_) => {
+            let kernel = tucker_kernel(members, MID, rank, rank)?;
+            WeightShape::new(rows, down_cols * kernel.iter().product::<usize>(), Dims::Kernel(kernel))
+        }
+    };
+    if [INDICES, VALUES, SIZE].iter().any(|suffix| members.has(suffix)) {
+        sparse(members, &shape)?;
+    }
+    let (scale, warning) = members.scale(rank)?;
+    Ok(Checked { shape, scale, rank: Some(rank), warning })
+}
+
+fn delta(members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
+    let rank = members.flat(DOWN)?.0;
+    let left = members.matrix(UP, layer.shape.rows)?;
+    let down = members.matrix(DOWN, rank)?;
+    let right = if members.has(MID) { fold_tucker(&members.matrix(MID, rank)?, &down) } else { down };
+    let mut delta = Delta::of(layer.scale, Term::Plain(Factor::Product { left, right }));
+    if members.has(VALUES) {
+        delta.add_scaled(1.0, &Delta::of(1.0, Term::Plain(Factor::Full(sparse(members, &layer.shape)?))));
+    }
+    Ok(delta)
+}
+
+/// The kernel of a core [i, j, k…], whose two leading sides must be the ranks of its factors.
+pub(super) fn tucker_kernel(members: &Members<'_>, core: &str, i: usize, j: usize) -> Result<Vec<usize>> {
+    match members.factor(core)?.shape {
+        [a, b, kernel @ ..] if (*a, *b) == (i, j) => Ok(kernel.to_vec()),
+        shape => Err(Error::format(format!("'{core}' has the shape {shape:?}; it should begin with [{i}, {j}]"))),
+    }
+}
+
+/// right[i, c, κ] = Σⱼ core[i, j, κ] · down[j, c], so that a Tucker product becomes a plain one, exactly.
+pub(super) fn fold_tucker(core: &Mat<f64>, down: &Mat<f64>) -> Mat<f64> {
+    let (inner, inputs) = down.shape();
+    let kernel = core.ncols() / inner;
+    Mat::from_fn(core.nrows(), inputs * kernel, |i, column| {
+        let (c, k) = (column / kernel, column % kernel);
+        (0..inner).map(|j| core[(i, j * kernel + k)] * down[(j, c)]).sum()
+    })
+}
+
+fn sparse(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<f64>> {
+    let integers = |suffix: &str| -> Result<Vec<usize>> {
+        let view = members.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
+        if view.dtype.is_float() || view.dtype == Dtype::Bool {
+            return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
+        }
+        let index = |x: f64| if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) };
+        view.to_reals::<f64>().into_iter().map(index).collect()
+    };
+    if integers(SIZE)? != [shape.rows, shape.cols] {
+        return Err(Error::format(format!("'{SIZE}' is not [{}, {}], the size of the layer", shape.rows, shape.cols)));
+    }
+    let values: Vec<f64> = members.factor(VALUES)?.to_reals();
+    check_finite(VALUES, &values)?;
+    let indices = integers(INDICES)?;
+    if indices.len() != 2 * values.len() {
+        return Err(Error::format(format!("'{INDICES}' has {} numbers for {} values", indices.len(), values.len())));
+    }
+    let mut out = Mat::zeros(shape.rows, shape.cols);
+    let (rows, cols) = indices.split_at(values.len());
+    for ((&i, &j), value) in rows.iter().zip(cols).zip(values) {
+        if i >= shape.rows || j >= shape.cols {
+            return Err(Error::format(format!("'{INDICES}' names the entry ({i}, {j}), outside the layer")));
+        }
+        out[(i, j)] += value;
+    }
+    Ok(out)
+}

@@ -1,0 +1,101 @@
+//! The tensors of one layer by suffix, with the checks that every family makes on them.
+
+use std::collections::BTreeMap;
+
+use faer::{Mat, MatRef};
+
+use crate::error::{Error, Result};
+use crate::tensor::{Dtype, TensorView};
+
+/// The tensors of one layer, by suffix.
+#[derive(Debug)]
+pub struct Members<'a>(BTreeMap<&'static str, TensorView<'a>>);
+
+impl<'a> Members<'a> {
+    /// From suffixes and views.
+    pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
+        Self(tensors)
+    }
+
+    /// Suffixes and views, in the order of the suffixes.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, TensorView<'a>)> + '_ {
+        self.0.iter().map(|(suffix, view)| (*suffix, *view))
+    }
+
+    /// The tensor of a suffix.
+    pub fn get(&self, suffix: &str) -> Option<TensorView<'a>> {
+        self.0.get(suffix).copied()
+    }
+
+    pub(super) fn has(&self, suffix: &str) -> bool {
+        self.0.contains_key(suffix)
+    }
+
+    /// A factor that must be there, of floats, with no empty side.
+    pub(super) fn factor(&self, suffix: &str) -> Result<TensorView<'a>> {
+        let view = self.get(suffix).ok_or_else(|| {
+            let present: Vec<_> = self.0.keys().copied().collect();
+            Error::format(format!("the tensor '{suffix}' is missing beside {}", present.join(", ")))
+        })?;
+        if !view.dtype.is_float() {
+            return Err(Error::format(format!("'{suffix}' is {}, not floating point", view.dtype.name())));
+        }
+        if view.is_empty() {
+            return Err(Error::format(format!("'{suffix}' is empty: its shape is {:?}", view.shape)));
+        }
+        Ok(view)
+    }
+
+    /// A factor as rows × everything else.
+    pub(super) fn flat(&self, suffix: &str) -> Result<(usize, usize)> {
+        let view = self.factor(suffix)?;
+        let [rows, rest @ ..] = view.shape else {
+            return Err(Error::format(format!("'{suffix}' is a single number, not a matrix")));
+        };
+        if rest.is_empty() {
+            return Err(Error::format(format!("'{suffix}' has one dimension, {rows}; a factor has two or more")));
+        }
+        Ok((*rows, rest.iter().product()))
+    }
+
+    /// The numbers of a stored tensor as a matrix of `rows` × the rest.
+    ///
+    /// # Errors
+    /// A number that is not finite.
+    pub(super) fn matrix(&self, suffix: &str, rows: usize) -> Result<Mat<f64>> {
+        let view = self.factor(suffix)?;
+        let numbers: Vec<f64> = view.to_reals();
+        check_finite(suffix, &numbers)?;
+        Ok(MatRef::from_row_major_slice(&numbers, rows, numbers.len() / rows).to_owned())
+    }
+
+    /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).
+    pub(super) fn scale(&self, rank: usize) -> Result<(f64, Option<String>)> {
+        let Some(alpha) = self.alpha()? else { return Ok((1.0, None)) };
+        if !alpha.is_finite() {
+            return Err(Error::value(format!("alpha is {alpha}; it must be finite here")));
+        }
+        let warning = (alpha == 0.0).then(|| "alpha is 0, so the layer has no effect".to_owned());
+        Ok((alpha / rank as f64, warning))
+    }
+
+    fn alpha(&self) -> Result<Option<f64>> {
+        let Some(view) = self.get(".alpha") else { return Ok(None) };
+        if view.dtype == Dtype::Bool {
+            return Err(Error::format("alpha is a boolean"));
+        }
+        match view.to_reals::<f64>()[..] {
+            [alpha] => Ok(Some(alpha)),
+            _ => Err(Error::format(format!("alpha has {} numbers, not one", view.len()))),
+        }
+    }
+}
+
+pub(super) fn check_finite(suffix: &str, numbers: &[f64]) -> Result<()> {
+    // A sum is finite only if its parts are, and can be added in any order.
+    if numbers.iter().map(|x| x * 0.0).sum::<f64>() == 0.0 {
+        return Ok(());
+    }
+    let bad = numbers.iter().filter(|x| !x.is_finite()).count();
+    Err(Error::value(format!("'{suffix}' holds {bad} of {} numbers that are not finite", numbers.len())))
+}

@@ -1,0 +1,234 @@
+//! What a file's tensors mean: layers, each with its family, its shape and its delta.
+//!
+//! Opening groups names by layer, finds the family by its row in the table, checks every shape against its
+//! partners and resolves alpha and rank. From here on nobody asks for a family: a layer gives a [`Delta`],
+//! and a fitted term is written back by [`write()`].
+
+mod family;
+mod full;
+mod loha;
+mod lokr;
+mod lora;
+mod members;
+pub mod name;
+mod refused;
+mod shape;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::delta::Delta;
+use crate::error::{Error, Result};
+use crate::file::SafeTensors;
+use crate::tensor::{Dtype, TensorView};
+
+pub use family::Family;
+pub use full::norm_names;
+pub(crate) use lokr::{factorize, split_of as lokr_split};
+pub use members::Members;
+pub use shape::{Dims, WeightShape};
+pub use write::{NewTensor, write};
+
+/// Which parameter of a model's layer is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Param {
+    /// The layer's weight.
+    Weight,
+    /// The layer's bias.
+    Bias,
+}
+
+impl Param {
+    /// `weight` or `bias`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+        }
+    }
+}
+
+/// The parameter that a layer changes: the module's name as the file spells it, and weight or bias.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerId {
+    /// The module's name, such as `lora_unet_mid_block_attentions_0_proj_in`.
+    pub module: String,
+    /// Which of its parameters.
+    pub param: Param,
+}
+
+/// One layer of an adapter: checked, not yet read.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// How the delta is stored.
+    pub family: Family,
+    /// The shape of the parameter that it changes.
+    pub shape: WeightShape,
+    /// alpha/rank, or 1 where the family or the file has none.
+    pub scale: f64,
+    /// The inner rank of the stored factors, where there is one.
+    pub rank: Option<usize>,
+    /// The stored numbers.
+    pub numbers: usize,
+    /// Suffix → tensor name.
+    tensors: BTreeMap<&'static str, String>,
+}
+
+impl Layer {
+    /// The names of its tensors in the file.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.values().map(String::as_str)
+    }
+}
+
+/// An opened adapter file.
+#[derive(Debug)]
+pub struct Adapter {
+    file: SafeTensors,
+    layers: BTreeMap<LayerId, Layer>,
+    passengers: Vec<String>,
+    unknown: Vec<Error>,
+    warnings: Vec<String>,
+}
+
+impl Adapter {
+    /// Opens and checks a safetensors file; tensors stay on disk until a layer is read.
+    ///
+    /// # Errors
+    /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
+    /// without the base weight, each with the file's and the layer's name.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read(SafeTensors::open(path.as_ref())?).and_then(Self::refuse_unknown)
+    }
+
+    /// As [`open`](Self::open), but layers that can't be understood are left out; each is a
+    /// [`warning`](Self::warnings).
+    pub fn open_skipping_unknown(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read(SafeTensors::open(path.as_ref())?)
+    }
+
+    /// An adapter from the bytes of a safetensors file; `name` stands for the path in messages.
+    pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
+        Self::read(SafeTensors::from_bytes(name, bytes)?).and_then(Self::refuse_unknown)
+    }
+
+    fn refuse_unknown(self) -> Result<Self> {
+        match self.unknown.first() {
+            Some(error) => Err(error.clone()),
+            None => Ok(self),
+        }
+    }
+
+    fn read(file: SafeTensors) -> Result<Self> {
+        let path = file.path().to_owned();
+        let mut modules: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
+        let (mut passengers, mut unknown, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        for name in file.names() {
+            if name::is_passenger(name) {
+                passengers.push(name.to_owned());
+            } else if let Some((module, suffix)) = family::split(name) {
+                let seen = modules.entry(module.to_owned()).or_default().insert(suffix, name.to_owned());
+                debug_assert!(seen.is_none(), "names are unique");
+            } else {
+                let message = format!(
+                    "the tensor '{name}' belongs to no adapter family that lycomerge knows; is this an adapter? \
+                     (skip-unknown leaves it out)"
+                );
+                unknown.push(Error::format(message).in_file(&path));
+            }
+        }
+        let mut layers = BTreeMap::new();
+        for (module, tensors) in modules {
+            match family::layers_of(&file, &module, tensors) {
+                Ok(found) => {
+                    for (param, layer, warning) in found {
+                        warnings.extend(warning.map(|w| format!("{}: layer {module}: {w}", path.display())));
+                        layers.insert(LayerId { module: module.clone(), param }, layer);
+                    }
+                }
+                Err(error) => unknown.push(error.in_layer(&module).in_file(&path)),
+            }
+        }
+        if layers.is_empty() && unknown.is_empty() {
+            unknown.push(Error::format("the file holds no adapter layers").in_file(&path));
+        }
+        warnings.extend(unknown.iter().map(|error| format!("left out: {error}")));
+        Ok(Self { file, layers, passengers, unknown, warnings })
+    }
+
+    /// Where the adapter was opened from.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The file underneath.
+    pub fn file(&self) -> &SafeTensors {
+        &self.file
+    }
+
+    /// The layers, in the order of their names.
+    pub fn layers(&self) -> &BTreeMap<LayerId, Layer> {
+        &self.layers
+    }
+
+    /// The file's metadata.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        self.file.metadata()
+    }
+
+    /// What was noticed while opening, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Layers and tensors that were left out because they can't be understood.
+    pub fn skipped(&self) -> usize {
+        self.unknown.len()
+    }
+
+    /// Tensors that are no layers and travel along as they are, such as textual-inversion vectors.
+    pub fn passengers(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
+        self.passengers.iter().filter_map(|name| Some((name.as_str(), self.file.get(name)?)))
+    }
+
+    /// The stored tensors of a layer, by suffix.
+    pub fn members<'a>(&'a self, layer: &Layer) -> Members<'a> {
+        let view = |(suffix, name): (&&'static str, &String)| Some((*suffix, self.file.get(name)?));
+        Members::new(layer.tensors.iter().filter_map(view).collect())
+    }
+
+    /// The delta of a layer, in float64.
+    ///
+    /// # Errors
+    /// A stored number that is not finite.
+    pub fn delta(&self, id: &LayerId, layer: &Layer) -> Result<Delta<f64>> {
+        layer.family.delta(&self.members(layer), layer).map_err(|e| e.in_layer(&id.module).in_file(self.path()))
+    }
+
+    /// What the file is, in one word for scripts: `LoRA`, `LoHa`, `LoKr`, `Full`, `Norm`, or `Mixed`. Norm and
+    /// bias differences beside another family don't count.
+    pub fn kind(&self) -> &'static str {
+        let weights = |id: &&LayerId| id.param == Param::Weight;
+        let families: BTreeSet<_> =
+            self.layers.iter().filter(|(id, _)| weights(id)).map(|(_, layer)| layer.family).collect();
+        let main: Vec<_> = families.iter().filter(|family| **family != Family::Norm).collect();
+        match (main.as_slice(), families.is_empty()) {
+            ([one], _) => one.name(),
+            ([], false) => Family::Norm.name(),
+            ([], true) => Family::Full.name(),
+            _ => "Mixed",
+        }
+    }
+
+    /// The dtype that most of the stored numbers have.
+    pub fn dtype(&self) -> Dtype {
+        let mut bytes: BTreeMap<Dtype, usize> = BTreeMap::new();
+        for layer in self.layers.values() {
+            for (_, view) in self.members(layer).iter() {
+                *bytes.entry(view.dtype).or_default() += view.data.len();
+            }
+        }
+        bytes.into_iter().max_by_key(|(_, n)| *n).map_or(Dtype::F16, |(dtype, _)| dtype)
+    }
+}

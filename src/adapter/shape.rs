@@ -1,0 +1,92 @@
+//! The shape of the parameter that a layer changes, as far as the file tells it.
+
+use crate::error::{Error, Result};
+
+/// How the flattened matrix folds back into the parameter's own shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dims {
+    /// One dimension: a bias, or a norm's weight.
+    Vector,
+    /// (out, in, kernel…); an empty kernel is a linear layer.
+    Kernel(Vec<usize>),
+    /// (out, in·Πk) of an unknown kernel: flat factors don't tell.
+    Unknown,
+}
+
+/// The parameter's shape as a matrix (a vector is one column), and how it folds back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightShape {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs times the kernel's extents.
+    pub cols: usize,
+    /// How the matrix folds back.
+    pub dims: Dims,
+}
+
+impl WeightShape {
+    pub(super) fn new(rows: usize, cols: usize, dims: Dims) -> Self {
+        Self { rows, cols, dims }
+    }
+
+    /// From a tensor that has the parameter's own shape.
+    pub(super) fn of_tensor(shape: &[usize]) -> Self {
+        match shape {
+            [] => Self::new(1, 1, Dims::Vector),
+            [n] => Self::new(*n, 1, Dims::Vector),
+            [rows, cols, kernel @ ..] => {
+                Self::new(*rows, cols * kernel.iter().product::<usize>(), Dims::Kernel(kernel.to_vec()))
+            }
+        }
+    }
+
+    /// The kernel's extents, where they are known and there are any.
+    pub fn kernel(&self) -> &[usize] {
+        match &self.dims {
+            Dims::Kernel(kernel) => kernel,
+            Dims::Vector | Dims::Unknown => &[],
+        }
+    }
+
+    /// Inputs per kernel position.
+    pub fn inputs(&self) -> usize {
+        self.cols / self.kernel().iter().product::<usize>()
+    }
+
+    /// The parameter's own shape; (out, in·Πk) where the kernel is unknown.
+    pub fn full(&self) -> Vec<usize> {
+        match &self.dims {
+            Dims::Vector => vec![self.rows],
+            _ => [self.rows, self.inputs()].into_iter().chain(self.kernel().iter().copied()).collect(),
+        }
+    }
+
+    /// The shape that two files' layers have in common; the one that tells more wins.
+    ///
+    /// # Errors
+    /// Different element counts, or kernels that contradict each other.
+    pub fn join(&self, other: &Self) -> Result<Self> {
+        let differ = || Error::mismatch(format!("changes a {other} parameter here and a {self} one in an earlier input"));
+        if (self.rows, self.cols) != (other.rows, other.cols) {
+            return Err(differ());
+        }
+        let trivial = |kernel: &[usize]| kernel.iter().all(|&k| k == 1);
+        match (&self.dims, &other.dims) {
+            (a, b) if a == b => Ok(self.clone()),
+            (Dims::Unknown, _) => Ok(other.clone()),
+            (_, Dims::Unknown) => Ok(self.clone()),
+            // 1×1 convolutions and linear layers are stored in either spelling.
+            (Dims::Kernel(a), Dims::Kernel(b)) if trivial(a) && trivial(b) => {
+                Ok(if a.len() >= b.len() { self.clone() } else { other.clone() })
+            }
+            _ => Err(differ()),
+        }
+    }
+}
+
+impl std::fmt::Display for WeightShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let extents: Vec<_> = self.full().iter().map(usize::to_string).collect();
+        f.write_str(&extents.join("×"))
+    }
+}

@@ -1,0 +1,134 @@
+//! A fitted term as the tensors of its family, named and shaped the way hosts expect.
+//!
+//! The rules, from the formats' differences between hosts: factors carry the scale so that alpha/rank = 1
+//! wherever the dtype allows (some hosts apply another scale twice or ignore it); alpha is always there,
+//! finite, in the factors' dtype; w1 stays whole; w2 is written whole where some loader expects it so
+//! (rank ≥ max(b, d)/2).
+
+use faer::{Mat, MatRef};
+
+use super::full::norm_names;
+use super::shape::{Dims, WeightShape};
+use super::{Family, Param};
+use crate::delta::{Factor, Term};
+use crate::error::Result;
+use crate::tensor::{Dtype, Real, TensorView, encode};
+
+/// A tensor to be written.
+#[derive(Clone, Debug)]
+pub struct NewTensor {
+    /// The suffix after the module's name.
+    pub suffix: &'static str,
+    /// Extents.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Little-endian elements.
+    pub data: Vec<u8>,
+}
+
+/// The tensors that store `scale · term` for a parameter, and the family that they are of. `scale` is a power of
+/// two; it becomes alpha/rank, and is 1 unless the dtype can't hold the factors otherwise.
+///
+/// # Errors
+/// A number that `dtype` can't hold.
+pub fn write<T: Real>(
+    term: &Term<T>,
+    scale: f64,
+    shape: &WeightShape,
+    param: Param,
+    norm: bool,
+    dtype: Dtype,
+) -> Result<(Family, Vec<NewTensor>)> {
+    let mut out = Writer { dtype, tensors: Vec::new() };
+    let ones = vec![1; shape.kernel().len()];
+    let family = match term {
+        Term::Plain(Factor::Full(matrix)) => {
+            out.push(norm_names(norm, param), shape.full(), matrix.as_ref())?;
+            if norm { Family::Norm } else { Family::Full }
+        }
+        Term::Plain(Factor::Product { left, right }) => {
+            let rank = left.ncols();
+            let left = out.alpha(scale, rank, left)?;
+            let down = [&[rank, shape.inputs()], shape.kernel()].concat();
+            out.push(".lora_down.weight", down, right.as_ref())?;
+            out.push(".lora_up.weight", [&[shape.rows, rank], &ones[..]].concat(), left.as_ref())?;
+            Family::Lora
+        }
+        Term::Hadamard(hadamard) => {
+            let (a1, b1) = hadamard.first.to_product();
+            let (a2, b2) = hadamard.second.to_product();
+            let a1 = out.alpha(scale, b1.nrows(), &a1)?;
+            for (suffix, matrix) in
+                [(".hada_w1_a", a1), (".hada_w1_b", b1), (".hada_w2_a", a2), (".hada_w2_b", b2)]
+            {
+                out.push(suffix, vec![matrix.nrows(), matrix.ncols()], matrix.as_ref())?;
+            }
+            Family::Loha
+        }
+        Term::Kron(kron) => {
+            let w1 = kron.a.to_full();
+            let w1 = match w2_product(&kron.b, shape) {
+                Some((left, right)) => {
+                    out.push(".lokr_w2_a", vec![left.nrows(), left.ncols()], left.as_ref())?;
+                    out.push(".lokr_w2_b", vec![right.nrows(), right.ncols()], right.as_ref())?;
+                    out.alpha(scale, left.ncols(), &w1)?
+                }
+                None => {
+                    let w2 = kron.b.to_full();
+                    out.push(".lokr_w2", w2_shape(shape, w2.nrows(), w2.ncols()), w2.as_ref())?;
+                    // Hosts ignore alpha where both factors are whole, so w1 carries the scale.
+                    out.alpha(1.0, 1, &(&w1 * faer::Scale(T::from_f64(scale))))?
+                }
+            };
+            out.push(".lokr_w1", vec![w1.nrows(), w1.ncols()], w1.as_ref())?;
+            Family::Lokr
+        }
+    };
+    out.tensors.sort_by_key(|tensor| tensor.suffix);
+    Ok((family, out.tensors))
+}
+
+/// w2 as a product, where it is to be stored so: not where a loader expects it whole (rank ≥ max(b, d)/2), but
+/// always for 1-D and 3-D convolutions, whose whole w2 some hosts misread.
+fn w2_product<T: Real>(w2: &Factor<T>, shape: &WeightShape) -> Option<(Mat<T>, Mat<T>)> {
+    let thin = matches!(w2, Factor::Product { left, right } if left.ncols() * 2 < left.nrows().max(right.ncols()));
+    (thin || matches!(shape.kernel().len(), 1 | 3)).then(|| w2.to_product())
+}
+
+fn w2_shape(shape: &WeightShape, rows: usize, cols: usize) -> Vec<usize> {
+    let positions: usize = shape.kernel().iter().product();
+    match &shape.dims {
+        Dims::Kernel(kernel) => [&[rows, cols / positions], &kernel[..]].concat(),
+        Dims::Vector | Dims::Unknown => vec![rows, cols],
+    }
+}
+
+struct Writer {
+    dtype: Dtype,
+    tensors: Vec<NewTensor>,
+}
+
+impl Writer {
+    fn push<T: Real>(&mut self, suffix: &'static str, shape: Vec<usize>, matrix: MatRef<'_, T>) -> Result<()> {
+        debug_assert_eq!(shape.iter().product::<usize>(), matrix.nrows() * matrix.ncols());
+        let mut row_major = Vec::with_capacity(matrix.nrows() * matrix.ncols());
+        for i in 0..matrix.nrows() {
+            row_major.extend(matrix.row(i).iter().copied());
+        }
+        let mut data = Vec::new();
+        encode(&row_major, self.dtype, &mut data)?;
+        self.tensors.push(NewTensor { suffix, shape, dtype: self.dtype, data });
+        Ok(())
+    }
+
+    /// Stores alpha for `scale` = alpha/rank, and gives `factor` times what rounding alpha to the dtype left over.
+    fn alpha<T: Real>(&mut self, scale: f64, rank: usize, factor: &Mat<T>) -> Result<Mat<T>> {
+        let alpha = scale * rank as f64;
+        let mut data = Vec::new();
+        encode(&[alpha], self.dtype, &mut data)?;
+        let stored = TensorView { dtype: self.dtype, shape: &[], data: &data }.to_reals::<f64>()[0];
+        self.tensors.push(NewTensor { suffix: ".alpha", shape: Vec::new(), dtype: self.dtype, data });
+        Ok(if stored == alpha { factor.clone() } else { factor * faer::Scale(T::from_f64(alpha / stored)) })
+    }
+}

@@ -1,0 +1,136 @@
+//! The few matrix factorisations that merging needs, over faer, each sequential: layers are the unit of
+//! parallel work, so the bytes of a result never depend on the number of threads.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+
+use crate::error::{Error, Result};
+use crate::tensor::Real;
+
+/// `dst += scale · lhs · rhs`
+pub(crate) fn add_product<T: Real>(dst: MatMut<'_, T>, scale: T, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
+    matmul(dst, Accum::Add, lhs, rhs, scale, Par::Seq);
+}
+
+/// `lhs · rhs`
+pub(crate) fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) -> Mat<T> {
+    let mut out = Mat::zeros(lhs.nrows(), rhs.ncols());
+    matmul(out.as_mut(), Accum::Replace, lhs, rhs, T::from_f64(1.0), Par::Seq);
+    out
+}
+
+/// The thin QR factorisation: Q (m × min(m, n)) with orthonormal columns, and R (min(m, n) × n).
+pub(crate) fn thin_qr<T: Real>(matrix: MatRef<'_, T>) -> (Mat<T>, Mat<T>) {
+    let qr = matrix.qr();
+    (qr.compute_thin_Q(), qr.thin_R().to_owned())
+}
+
+/// A (possibly truncated) singular value decomposition U diag(sigma) Vᵀ.
+pub(crate) struct Svd<T> {
+    /// Left vectors, one column per value.
+    pub(crate) u: Mat<T>,
+    /// Singular values, largest first.
+    pub(crate) sigma: Vec<f64>,
+    /// Right vectors, one column per value.
+    pub(crate) v: Mat<T>,
+}
+
+fn no_convergence<E: std::fmt::Debug>(error: E) -> Error {
+    Error::value(format!("a singular value decomposition did not converge ({error:?}); are the values finite?"))
+}
+
+/// All singular values and vectors of `matrix`.
+pub(crate) fn svd<T: Real>(matrix: MatRef<'_, T>) -> Result<Svd<T>> {
+    let svd = matrix.thin_svd().map_err(no_convergence)?;
+    let sigma = svd.S().column_vector().iter().map(|s| s.to_f64()).collect();
+    Ok(Svd { u: svd.U().to_owned(), sigma, v: svd.V().to_owned() })
+}
+
+/// The singular values of `matrix` alone, largest first.
+pub(crate) fn singular_values<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>> {
+    Ok(matrix.singular_values().map_err(no_convergence)?.iter().map(|s| s.to_f64()).collect())
+}
+
+/// The `rank` leading singular triplets of `matrix`.
+///
+/// Where `rank` is a small part of the matrix this is block subspace iteration (Halko, Martinsson, Tropp,
+/// arXiv 0909.4061, algorithm 4.4) from a fixed start, repeated until the energy that it captures stands
+/// still to a part in 10⁷; else the whole decomposition, cut.
+pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result<Svd<T>> {
+    let (m, n) = matrix.shape();
+    let block = rank + (rank / 4).max(12);
+    if block * 3 > m.min(n) {
+        let mut all = svd(matrix)?;
+        let keep = rank.min(all.sigma.len());
+        all.sigma.truncate(keep);
+        return Ok(Svd { u: all.u.get(.., ..keep).to_owned(), sigma: all.sigma, v: all.v.get(.., ..keep).to_owned() });
+    }
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let start = Mat::from_fn(n, block, |_, _| T::from_f64(centred_uniform(&mut state)));
+    let mut left = thin_qr(product(matrix, start.as_ref()).as_ref()).0;
+    let mut captured = 0.0;
+    for _ in 0..24 {
+        let right = thin_qr(product(matrix.transpose(), left.as_ref()).as_ref()).0;
+        let image = product(matrix, right.as_ref());
+        // The leading `rank` values, not the whole block, must stand still: the rest never do.
+        let gram = product(image.transpose(), image.as_ref());
+        let values = gram.self_adjoint_eigenvalues(Side::Lower).map_err(no_convergence)?;
+        let energy: f64 = values.iter().rev().take(rank).map(|x| x.to_f64()).sum();
+        let still = (energy - captured).abs() <= 1e-7 * energy;
+        captured = energy;
+        left = thin_qr(image.as_ref()).0;
+        if still {
+            break;
+        }
+    }
+    let small = product(left.transpose(), matrix);
+    let inner = svd(small.as_ref())?;
+    let keep = rank.min(inner.sigma.len());
+    Ok(Svd {
+        u: product(left.as_ref(), inner.u.get(.., ..keep)),
+        sigma: inner.sigma[..keep].to_vec(),
+        v: inner.v.get(.., ..keep).to_owned(),
+    })
+}
+
+/// A step of SplitMix64 (Steele, Lea, Flood 2014) as a number in [-1/2, 1/2): a fixed start for iterations.
+pub(crate) fn centred_uniform(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64 - 0.5
+}
+
+/// Σ xᵢⱼ yᵢⱼ
+pub(crate) fn dot(x: MatRef<'_, f64>, y: MatRef<'_, f64>) -> f64 {
+    debug_assert_eq!(x.shape(), y.shape());
+    (0..x.ncols()).map(|j| x.col(j).transpose() * y.col(j)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(m: usize, n: usize, seed: u64) -> Mat<f64> {
+        let mut state = seed;
+        Mat::from_fn(m, n, |_, _| centred_uniform(&mut state))
+    }
+
+    #[test]
+    fn the_leading_svd_is_as_good_as_the_whole_one_cut() {
+        for (m, n, rank) in [(200, 150, 10), (90, 240, 5), (40, 30, 8)] {
+            let decaying = Mat::from_fn(m, n, |i, j| if i == j { 1.0 / (1 + i) as f64 } else { 0.0 });
+            let flat = random(m, n, 3);
+            for matrix in [product(thin_qr(random(m, m, 1).as_ref()).0.as_ref(), decaying.as_ref()), flat] {
+                let best: f64 = svd(matrix.as_ref()).unwrap().sigma[..rank].iter().map(|s| s * s).sum();
+                let got = leading_svd(matrix.as_ref(), rank).unwrap();
+                let kept: f64 = got.sigma.iter().map(|s| s * s).sum();
+                assert!((best - kept) / best < 1e-4, "{m}x{n} rank {rank}: {kept} of {best}");
+                let us = Mat::from_fn(m, rank, |i, j| got.u[(i, j)] * got.sigma[j]);
+                let projected = product(matrix.as_ref(), got.v.as_ref());
+                assert!((&us - &projected).norm_l2() < 1e-3 * projected.norm_l2());
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Where the arithmetic runs: the linear algebra (faer), and how many layers are worked on at once.
+
+pub(crate) mod gate;
+pub(crate) mod linalg;

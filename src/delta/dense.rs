@@ -1,0 +1,141 @@
+//! Entries of a delta, a tile of rows at a time: for what needs entries (a range, a dense output), and never
+//! more of ΔW than the tile that the caller hands in.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use faer::{Mat, MatMut, MatRef};
+
+use super::{Delta, Factor, Term};
+use crate::compute::linalg::add_product;
+use crate::tensor::Real;
+
+/// Entries in a tile: 1 MiB of f32, which stays in a core's own cache.
+const TILE: usize = 1 << 18;
+
+/// A delta made ready to give rows: inner Kronecker factors are expanded once.
+pub struct Rows<'a, T: Real> {
+    delta: &'a Delta<T>,
+    terms: Vec<Ready<'a, T>>,
+}
+
+enum Ready<'a, T: Real> {
+    Plain(&'a Factor<T>),
+    /// A, and B row-major with its number of rows.
+    Kron(Cow<'a, Mat<T>>, Vec<T>, usize),
+    Hadamard(&'a Factor<T>, &'a Factor<T>),
+}
+
+impl<'a, T: Real> Rows<'a, T> {
+    /// Makes `delta` ready.
+    pub fn new(delta: &'a Delta<T>) -> Self {
+        let ready = |term: &'a Term<T>| match term {
+            Term::Plain(factor) => Ready::Plain(factor),
+            Term::Kron(kron) => {
+                let b = full(&kron.b);
+                let row_major = (0..b.nrows()).flat_map(|i| b.row(i).iter().copied().collect::<Vec<_>>());
+                Ready::Kron(full(&kron.a), row_major.collect(), b.nrows())
+            }
+            Term::Hadamard(hadamard) => Ready::Hadamard(&hadamard.first, &hadamard.second),
+        };
+        Self { delta, terms: delta.terms.iter().map(|(_, term)| ready(term)).collect() }
+    }
+
+    /// Writes the rows `range`, row-major, over `tile` (`range.len() · cols` numbers).
+    pub fn write(&self, range: Range<usize>, tile: &mut [T]) {
+        let cols = self.delta.cols;
+        tile.fill(T::from_f64(0.0));
+        for ((scale, _), term) in self.delta.terms.iter().zip(&self.terms) {
+            let scale = T::from_f64(*scale);
+            match term {
+                Ready::Plain(factor) => {
+                    let out = MatMut::from_row_major_slice_mut(tile, range.len(), cols);
+                    add_rows(out, scale, factor, range.clone());
+                }
+                Ready::Kron(a, b, b_rows) => add_kron_rows(tile, scale, a, b, *b_rows, range.clone()),
+                Ready::Hadamard(first, second) => {
+                    let half = |factor: &Factor<T>| {
+                        let mut out = Mat::zeros(range.len(), cols);
+                        add_rows(out.as_mut(), T::from_f64(1.0), factor, range.clone());
+                        out
+                    };
+                    let (first, second) = (half(first), half(second));
+                    for (i, row) in tile.chunks_exact_mut(cols).enumerate() {
+                        for (j, to) in row.iter_mut().enumerate() {
+                            *to += scale * first[(i, j)] * second[(i, j)];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `use_tile` with every tile of whole rows, row-major, from the top.
+    pub fn for_each_tile(&self, mut use_tile: impl FnMut(&[T])) {
+        let (rows, cols) = (self.delta.rows, self.delta.cols);
+        let height = (TILE / cols.max(1)).clamp(1, rows.max(1));
+        let mut tile = vec![T::from_f64(0.0); height * cols];
+        for top in (0..rows).step_by(height) {
+            let range = top..rows.min(top + height);
+            let tile = &mut tile[..range.len() * cols];
+            self.write(range, tile);
+            use_tile(tile);
+        }
+    }
+}
+
+fn full<T: Real>(factor: &Factor<T>) -> Cow<'_, Mat<T>> {
+    match factor {
+        Factor::Full(matrix) => Cow::Borrowed(matrix),
+        Factor::Product { .. } => Cow::Owned(factor.to_full()),
+    }
+}
+
+fn add_rows<T: Real>(mut out: MatMut<'_, T>, scale: T, factor: &Factor<T>, range: Range<usize>) {
+    match factor {
+        Factor::Full(matrix) => {
+            let rows: MatRef<'_, T> = matrix.get(range, ..);
+            for j in 0..rows.ncols() {
+                for i in 0..rows.nrows() {
+                    out[(i, j)] += scale * rows[(i, j)];
+                }
+            }
+        }
+        Factor::Product { left, right } => add_product(out, scale, left.get(range, ..), right.as_ref()),
+    }
+}
+
+fn add_kron_rows<T: Real>(tile: &mut [T], scale: T, a: &Mat<T>, b: &[T], b_rows: usize, range: Range<usize>) {
+    let d = b.len() / b_rows;
+    for (row, to) in range.zip(tile.chunks_exact_mut(a.ncols() * d)) {
+        let (i, p) = (row / b_rows, row % b_rows);
+        let from = &b[p * d..(p + 1) * d];
+        for (j, block) in to.chunks_exact_mut(d).enumerate() {
+            let factor = scale * a[(i, j)];
+            block.iter_mut().zip(from).for_each(|(x, y)| *x += factor * *y);
+        }
+    }
+}
+
+impl<T: Real> Delta<T> {
+    /// ΔW, whole. Only for what can't do without; see [`Rows`].
+    pub fn to_full(&self) -> Mat<T> {
+        let mut out = Mat::zeros(self.rows, self.cols);
+        let mut at = 0;
+        Rows::new(self).for_each_tile(|tile| {
+            let tile = MatRef::from_row_major_slice(tile, tile.len() / self.cols, self.cols);
+            out.get_mut(at..at + tile.nrows(), ..).copy_from(tile);
+            at += tile.nrows();
+        });
+        out
+    }
+
+    /// max |ΔWᵢⱼ|
+    pub fn peak(&self) -> f64 {
+        let mut peak = 0.0_f64;
+        Rows::new(self).for_each_tile(|tile| {
+            peak = tile.iter().fold(peak, |peak, x| peak.max(x.to_f64().abs()));
+        });
+        peak
+    }
+}

@@ -1,0 +1,257 @@
+//! The effect of an adapter layer, ΔW, as a sum of scaled terms over one matrix shape.
+//!
+//! A merge is defined on deltas and on nothing else: the same ΔW has infinitely many factorisations, so a
+//! rule on factors would give a different answer for each. What is linear, or depends only on inner products
+//! and joint spaces, is computed from the factors ([`gram`], [`core`]); only what needs entries asks for
+//! tiles ([`dense`]). A convolution's ΔW (out, in, k…) is the matrix (out, in·Πk), row-major.
+
+pub mod core;
+pub mod dense;
+pub mod gram;
+mod hadamard;
+mod kron;
+mod lowrank;
+
+use std::sync::Arc;
+
+use faer::{Mat, MatRef};
+
+use crate::compute::linalg::product;
+use crate::tensor::Real;
+
+pub use hadamard::Hadamard;
+pub use kron::Kron;
+
+/// A matrix that is held whole or as a product of two thin ones.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Factor<T> {
+    /// The matrix itself.
+    Full(Mat<T>),
+    /// `left` (m × r) times `right` (r × n).
+    Product {
+        /// m × r
+        left: Mat<T>,
+        /// r × n
+        right: Mat<T>,
+    },
+}
+
+/// One term of a delta.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Term<T> {
+    /// A low-rank (product) or dense (full) matrix.
+    Plain(Factor<T>),
+    /// A ⊗ B, as LoKr stores it.
+    Kron(Kron<T>),
+    /// (A1 B1) ∘ (A2 B2), as LoHa stores it.
+    Hadamard(Hadamard<T>),
+}
+
+/// ΔW = Σ coefficient · term, a `rows` × `cols` matrix.
+#[derive(Clone, Debug)]
+pub struct Delta<T> {
+    rows: usize,
+    cols: usize,
+    terms: Vec<(f64, Arc<Term<T>>)>,
+}
+
+impl<T: Real> Factor<T> {
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Full(matrix) => matrix.nrows(),
+            Self::Product { left, .. } => left.nrows(),
+        }
+    }
+
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        match self {
+            Self::Full(matrix) => matrix.ncols(),
+            Self::Product { right, .. } => right.ncols(),
+        }
+    }
+
+    /// An upper bound on the rank, from the shapes alone.
+    pub fn rank(&self) -> usize {
+        let full = self.rows().min(self.cols());
+        match self {
+            Self::Full(_) => full,
+            Self::Product { left, .. } => left.ncols().min(full),
+        }
+    }
+
+    /// The numbers that it holds.
+    pub fn numbers(&self) -> usize {
+        match self {
+            Self::Full(_) => self.rows() * self.cols(),
+            Self::Product { left, .. } => left.ncols() * (self.rows() + self.cols()),
+        }
+    }
+
+    /// The matrix itself.
+    pub fn to_full(&self) -> Mat<T> {
+        match self {
+            Self::Full(matrix) => matrix.clone(),
+            Self::Product { left, right } => product(left.as_ref(), right.as_ref()),
+        }
+    }
+
+    /// The matrix as a product of [`rank`](Self::rank) columns and rows.
+    pub(crate) fn to_product(&self) -> (Mat<T>, Mat<T>) {
+        match self {
+            Self::Product { left, right } if left.ncols() <= self.rows().min(self.cols()) => {
+                (left.clone(), right.clone())
+            }
+            _ => {
+                let full = self.to_full();
+                let identity = Mat::identity(self.rank(), self.rank());
+                if full.nrows() <= full.ncols() { (identity, full) } else { (full, identity) }
+            }
+        }
+    }
+
+    fn cast<U: Real>(&self) -> Factor<U> {
+        match self {
+            Self::Full(matrix) => Factor::Full(cast(matrix.as_ref())),
+            Self::Product { left, right } => {
+                Factor::Product { left: cast(left.as_ref()), right: cast(right.as_ref()) }
+            }
+        }
+    }
+}
+
+fn cast<T: Real, U: Real>(matrix: MatRef<'_, T>) -> Mat<U> {
+    Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| U::from_f64(matrix[(i, j)].to_f64()))
+}
+
+impl<T: Real> Term<T> {
+    /// Rows and columns of the matrix.
+    pub fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Plain(factor) => (factor.rows(), factor.cols()),
+            Self::Kron(kron) => (kron.rows(), kron.cols()),
+            Self::Hadamard(hadamard) => (hadamard.first.rows(), hadamard.first.cols()),
+        }
+    }
+
+    /// An upper bound on the rank, from the shapes alone: the rank at which [`to_product`](Self::to_product)
+    /// holds the term.
+    pub fn rank(&self) -> usize {
+        match self {
+            Self::Plain(factor) => factor.rank(),
+            Self::Kron(kron) => kron.a.rank() * kron.b.rank(),
+            Self::Hadamard(hadamard) => hadamard.lifted_rank(),
+        }
+    }
+
+    /// The numbers that it holds.
+    pub fn numbers(&self) -> usize {
+        match self {
+            Self::Plain(factor) => factor.numbers(),
+            Self::Kron(kron) => kron.a.numbers() + kron.b.numbers(),
+            Self::Hadamard(hadamard) => hadamard.first.numbers() + hadamard.second.numbers(),
+        }
+    }
+
+    /// The term as U V with [`rank`](Self::rank) columns and rows, exactly.
+    pub(crate) fn to_product(&self) -> (Mat<T>, Mat<T>) {
+        match self {
+            Self::Plain(factor) => factor.to_product(),
+            Self::Kron(kron) => kron.to_product(),
+            Self::Hadamard(hadamard) => hadamard.to_product(),
+        }
+    }
+
+    /// The same term in another number type.
+    pub fn cast<U: Real>(&self) -> Term<U> {
+        match self {
+            Self::Plain(factor) => Term::Plain(factor.cast()),
+            Self::Kron(kron) => Term::Kron(Kron { a: kron.a.cast(), b: kron.b.cast() }),
+            Self::Hadamard(hadamard) => Term::Hadamard(Hadamard {
+                first: hadamard.first.cast(),
+                second: hadamard.second.cast(),
+            }),
+        }
+    }
+}
+
+impl<T: Real> Delta<T> {
+    /// The zero delta.
+    pub fn zero(rows: usize, cols: usize) -> Self {
+        Self { rows, cols, terms: Vec::new() }
+    }
+
+    /// `scale · term`
+    pub fn of(scale: f64, term: Term<T>) -> Self {
+        let (rows, cols) = term.shape();
+        let mut delta = Self::zero(rows, cols);
+        delta.add(scale, Arc::new(term));
+        delta
+    }
+
+    /// Rows of ΔW: the layer's outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of ΔW: the layer's inputs times the kernel's extents.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The scaled terms; no two are equal and no coefficient is zero.
+    pub fn terms(&self) -> &[(f64, Arc<Term<T>>)] {
+        &self.terms
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_zero(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// Adds `scale · term`. An equal term's coefficient grows instead, so that an adapter merged with itself
+    /// stays as small as it was.
+    fn add(&mut self, scale: f64, term: Arc<Term<T>>) {
+        debug_assert_eq!(term.shape(), (self.rows, self.cols));
+        let equal = |other: &Arc<Term<T>>| Arc::ptr_eq(other, &term) || **other == *term;
+        match self.terms.iter().position(|(_, other)| equal(other)) {
+            Some(i) => self.terms[i].0 += scale,
+            None => self.terms.push((scale, term)),
+        }
+        self.terms.retain(|(coefficient, _)| *coefficient != 0.0);
+    }
+
+    /// `self += scale · other`
+    ///
+    /// # Panics
+    /// If the shapes differ; layers are matched before they are added.
+    pub fn add_scaled(&mut self, scale: f64, other: &Self) {
+        assert_eq!((self.rows, self.cols), (other.rows, other.cols), "deltas of different shapes");
+        for (coefficient, term) in &other.terms {
+            self.add(scale * coefficient, Arc::clone(term));
+        }
+    }
+
+    /// Multiplies every coefficient.
+    pub fn scale(&mut self, factor: f64) {
+        self.terms.iter_mut().for_each(|(coefficient, _)| *coefficient *= factor);
+        self.terms.retain(|(coefficient, _)| *coefficient != 0.0);
+    }
+
+    /// The same delta in another number type.
+    pub fn cast<U: Real>(&self) -> Delta<U> {
+        let terms = self.terms.iter().map(|(scale, term)| (*scale, Arc::new(term.cast()))).collect();
+        Delta { rows: self.rows, cols: self.cols, terms }
+    }
+
+    /// The rank at which one product holds the whole sum exactly.
+    pub fn lifted_rank(&self) -> usize {
+        self.terms.iter().map(|(_, term)| term.rank()).sum()
+    }
+
+    /// Whether one product of two factors is no smaller than the matrix: K ≥ mn/(m+n).
+    pub(crate) fn is_dense(&self) -> bool {
+        self.lifted_rank() * (self.rows + self.cols) >= self.rows * self.cols
+    }
+}

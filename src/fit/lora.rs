@@ -1,0 +1,67 @@
+//! Low-rank fits: the optimal truncation of the joint core, whose tail is exactly the error (Eckart, Young).
+
+use faer::{Mat, MatRef};
+
+use super::budget::{Bound, Curve, Point};
+use super::{Fitter, Form};
+use crate::compute::linalg::{Svd, leading_svd, singular_values, svd};
+use crate::delta::Factor;
+use crate::delta::core::Core;
+use crate::error::Result;
+use crate::tensor::Real;
+
+impl<T: Real> Fitter<'_, T> {
+    fn core(&self) -> &Core<T> {
+        self.core.get_or_init(|| Core::of(self.delta))
+    }
+
+    /// Size against error by rank. A rank that is given and isn't to be judged needs no spectrum.
+    pub(super) fn lora_curve(&self, form: Form, bound: Bound) -> Result<Curve> {
+        let side = self.shape.rows + self.shape.cols;
+        let most = self.shape.rows.min(self.shape.cols).min(self.delta.lifted_rank());
+        if let (Some(rank), true) = (bound.rank, bound.rank_only) {
+            let rank = rank.min(most);
+            return Ok(Curve::single(form, Point { rank, error: 0.0, numbers: rank * side }));
+        }
+        let sigma = match self.svd.get() {
+            Some(svd) => svd.sigma.clone(),
+            None if bound.values_only => singular_values(self.core().matrix.as_ref())?,
+            None => self.svd.get_or_init_with(|| svd(self.core().matrix.as_ref()))?.sigma.clone(),
+        };
+        Ok(Curve::of_spectrum(form, &sigma, |rank| rank * side))
+    }
+
+    /// U √Σ and √Σ Vᵀ at `rank`.
+    pub(super) fn low_rank(&self, rank: usize) -> Result<Factor<T>> {
+        let made;
+        let svd = match self.svd.get() {
+            Some(svd) => svd,
+            None => {
+                made = leading_svd(self.core().matrix.as_ref(), rank)?;
+                &made
+            }
+        };
+        let rank = rank.min(svd.sigma.len());
+        let half = |vectors: MatRef<'_, T>| {
+            Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(svd.sigma[j].sqrt()))
+        };
+        let left = self.core().expand_left(half(svd.u.as_ref()).as_ref());
+        let right = self.core().expand_right(half(svd.v.as_ref()).as_ref());
+        Ok(Factor::Product { left, right: right.transpose().to_owned() })
+    }
+}
+
+/// `OnceCell::get_or_try_init`, which isn't stable yet.
+trait GetOrInitWith<T> {
+    fn get_or_init_with(&self, make: impl FnOnce() -> Result<T>) -> Result<&T>;
+}
+
+impl<T: Real> GetOrInitWith<Svd<T>> for std::cell::OnceCell<Svd<T>> {
+    fn get_or_init_with(&self, make: impl FnOnce() -> Result<Svd<T>>) -> Result<&Svd<T>> {
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        let value = make()?;
+        Ok(self.get_or_init(|| value))
+    }
+}

@@ -1,0 +1,299 @@
+//! From a merged delta back to one stored term: which family, at which rank, under a tolerance or a bound.
+//!
+//! A [`Fitter`] looks at one layer. It knows every form that the layer could be stored in as a [`Curve`] of
+//! size against error, chooses the smallest that a [`Bound`] allows, and makes the term of that choice.
+
+mod balance;
+pub mod budget;
+pub mod certificate;
+mod loha;
+mod lokr;
+mod lora;
+
+use std::cell::OnceCell;
+use std::str::FromStr;
+
+use faer::Mat;
+
+use crate::adapter::{Dims, WeightShape, lokr_split};
+use crate::compute::linalg::Svd;
+use crate::delta::core::Core;
+use crate::delta::{Delta, Factor, Hadamard, Kron, Term, gram};
+use crate::error::{Error, Result};
+use crate::tensor::{Dtype, Real};
+
+pub use budget::{Bound, Curve, Point};
+
+/// What the output is to be stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Per layer the smallest form within the tolerance.
+    Auto,
+    /// The best single Kronecker product.
+    Lokr,
+    /// The best LoHa that alternating least squares finds.
+    Loha,
+    /// Low rank.
+    Lora,
+    /// The difference itself.
+    Full,
+}
+
+impl Format {
+    /// Every format with its name.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Auto, "auto"),
+        (Self::Lokr, "lokr"),
+        (Self::Loha, "loha"),
+        (Self::Lora, "lora"),
+        (Self::Full, "full"),
+    ];
+
+    /// The name, as options spell it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(format, _)| *format == self).map_or("", |(_, name)| name)
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == s).map(|(format, _)| *format).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|(_, name)| *name).collect();
+            Error::option(format!("unknown format '{s}'; use one of {}", names.join(", ")))
+        })
+    }
+}
+
+/// How to fit.
+#[derive(Clone, Debug)]
+pub struct FitOptions {
+    /// The family to store.
+    pub format: Format,
+    /// The element type to store.
+    pub dtype: Dtype,
+    /// LoKr's factor, where it isn't the strongest input's split.
+    pub factor: Option<usize>,
+    /// Scale each layer back to the norm of the true merge.
+    pub match_norm: bool,
+}
+
+/// A form that a layer can be stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The only term that there is, as it is.
+    Own,
+    /// The best single Kronecker product; the rank is w2's.
+    Lokr,
+    /// w1 = [[1]], w2 of low rank: holds any matrix.
+    LokrUnit,
+    /// Alternating least squares.
+    Loha,
+    /// Low rank.
+    Lora,
+    /// All entries.
+    Full,
+}
+
+/// A form and its rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The form.
+    pub form: Form,
+    /// Its size and error before rounding.
+    pub point: Point,
+}
+
+/// The fits of one layer's merged delta.
+pub struct Fitter<'a, T: Real> {
+    delta: &'a Delta<T>,
+    /// The same in float64, for norms.
+    exact: &'a Delta<f64>,
+    shape: &'a WeightShape,
+    options: &'a FitOptions,
+    norm: OnceCell<f64>,
+    core: OnceCell<Core<T>>,
+    svd: OnceCell<Svd<T>>,
+    nearest_kron: OnceCell<lokr::Nearest<T>>,
+    nearest_loha: OnceCell<(usize, Hadamard<T>, f64)>,
+}
+
+impl<'a, T: Real> Fitter<'a, T> {
+    /// For one layer; `exact` is `delta` in float64.
+    pub fn new(
+        delta: &'a Delta<T>,
+        exact: &'a Delta<f64>,
+        shape: &'a WeightShape,
+        options: &'a FitOptions,
+    ) -> Self {
+        Self {
+            delta,
+            exact,
+            shape,
+            options,
+            norm: OnceCell::new(),
+            core: OnceCell::new(),
+            svd: OnceCell::new(),
+            nearest_kron: OnceCell::new(),
+            nearest_loha: OnceCell::new(),
+        }
+    }
+
+    /// ‖ΔW‖
+    fn norm(&self) -> f64 {
+        *self.norm.get_or_init(|| gram::norm(self.exact))
+    }
+
+    fn is_vector(&self) -> bool {
+        self.shape.dims == Dims::Vector
+    }
+
+    /// The split of the Kronecker product to fit: the option's, else the strongest input's.
+    fn split(&self) -> Option<crate::delta::Split> {
+        if let Some(factor) = self.options.factor {
+            let (a, c) = lokr_split(self.shape.rows, self.shape.inputs(), factor);
+            return Some(crate::delta::Split { a, c, b: self.shape.rows / a, d: self.shape.cols / c });
+        }
+        lokr::strongest_split(self.exact)
+    }
+
+    /// Size against error of every form that the options allow, without making any.
+    ///
+    /// # Errors
+    /// A decomposition that doesn't converge.
+    pub fn curves(&self, bound: Bound) -> Result<Vec<Curve>> {
+        let numbers = self.shape.rows * self.shape.cols;
+        let full = Curve::single(Form::Full, Point { rank: 0, error: 0.0, numbers });
+        if self.is_vector() {
+            return Ok(vec![full]);
+        }
+        if self.delta.is_zero() {
+            return Ok(vec![Curve::single(self.zero_form(), Point { rank: 1, error: 0.0, numbers: 0 })]);
+        }
+        Ok(match self.options.format {
+            Format::Full => vec![full],
+            Format::Lora => self.own(Form::Lora, bound).into_iter().chain([self.lora_curve(Form::Lora, bound)?]).collect(),
+            Format::Lokr => match self.split() {
+                Some(split) if (split.a, split.c) != (1, 1) => {
+                    self.own(Form::Lokr, bound).into_iter().chain([self.lokr_curve()?]).collect()
+                }
+                _ => vec![self.lora_curve(Form::LokrUnit, bound)?],
+            },
+            Format::Loha => {
+                let rank = bound.rank.unwrap_or_else(|| self.input_rank());
+                self.own(Form::Loha, bound).into_iter().chain([self.loha_curve(rank)?]).collect()
+            }
+            Format::Auto => self.auto_curves(bound, full)?,
+        })
+    }
+
+    /// The form in which a layer that is one term already is that term: nothing needs fitting then.
+    fn own(&self, wanted: Form, bound: Bound) -> Option<Curve> {
+        let [(_, term)] = self.delta.terms() else { return None };
+        let (form, rank) = match &**term {
+            Term::Plain(Factor::Product { left, .. }) => (Form::Lora, left.ncols()),
+            Term::Plain(Factor::Full(_)) => (Form::Full, 0),
+            Term::Hadamard(hadamard) => (Form::Loha, hadamard.first.rank()),
+            Term::Kron(kron) => (Form::Lokr, kron.b.rank()),
+        };
+        let split_fits = match &**term {
+            Term::Kron(kron) => self.options.factor.is_none() || Some(kron.split()) == self.split(),
+            _ => true,
+        };
+        let fits = form == wanted && split_fits && bound.rank.is_none_or(|limit| rank <= limit);
+        fits.then(|| Curve::single(Form::Own, Point { rank, error: 0.0, numbers: term.numbers() }))
+    }
+
+    fn auto_curves(&self, bound: Bound, full: Curve) -> Result<Vec<Curve>> {
+        let mut curves: Vec<_> =
+            [Form::Lora, Form::Loha, Form::Lokr, Form::Full].iter().filter_map(|form| self.own(*form, bound)).collect();
+        if !curves.is_empty() && bound.tolerance <= budget::EXACT {
+            return Ok(curves);
+        }
+        let all = |kind: fn(&Term<T>) -> bool| self.delta.terms().iter().all(|(_, term)| kind(term));
+        if all(|term| matches!(term, Term::Kron(_))) && crate::delta::core::common_split(self.delta).is_some() {
+            let curve = self.lokr_curve()?;
+            let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
+            curves.push(curve);
+            if holds {
+                return Ok(curves);
+            }
+        }
+        if all(|term| matches!(term, Term::Hadamard(_))) && bound.rank.is_none() && self.may_be_one_loha(bound) {
+            curves.push(self.loha_curve(self.input_rank())?);
+        }
+        curves.push(self.lora_curve(Form::Lora, bound)?);
+        curves.push(full);
+        Ok(curves)
+    }
+
+    /// What to store under `bound`, and what it will cost.
+    ///
+    /// # Errors
+    /// A decomposition that doesn't converge.
+    pub fn choose(&self, bound: Bound) -> Result<Choice> {
+        Ok(budget::choose(&self.curves(bound)?, bound))
+    }
+
+    /// The term of a choice, balanced for the dtype, and the power of two that multiplies it.
+    ///
+    /// # Errors
+    /// A decomposition that doesn't converge.
+    pub fn make(&self, choice: Choice) -> Result<(Term<T>, f64)> {
+        let rank = choice.point.rank;
+        let (mut scale, term) = match choice.form {
+            _ if self.delta.is_zero() => (1.0, self.zero_term(choice.form)),
+            Form::Own => {
+                let (scale, term) = &self.delta.terms()[0];
+                (*scale, Term::clone(term))
+            }
+            Form::Full => (1.0, Term::Plain(Factor::Full(self.delta.to_full()))),
+            Form::Lora => (1.0, Term::Plain(self.low_rank(rank)?)),
+            Form::LokrUnit => {
+                let unit = Factor::Full(Mat::identity(1, 1));
+                (1.0, Term::Kron(Kron { a: unit, b: self.low_rank(rank)? }))
+            }
+            Form::Lokr => (1.0, Term::Kron(self.nearest_kron()?.at_rank(rank)?)),
+            Form::Loha => (1.0, Term::Hadamard(self.nearest_loha(rank)?.1.clone())),
+        };
+        if self.options.match_norm && choice.form != Form::Own && !self.delta.is_zero() {
+            let norm = gram::norm(&Delta::of(1.0, term.cast()));
+            if norm > 0.0 {
+                scale *= self.norm() / norm;
+            }
+        }
+        Ok(balance::balance(term, scale, self.options.dtype))
+    }
+
+    fn zero_form(&self) -> Form {
+        match self.options.format {
+            Format::Auto | Format::Lora => Form::Lora,
+            Format::Lokr => Form::LokrUnit,
+            Format::Loha => Form::Loha,
+            Format::Full => Form::Full,
+        }
+    }
+
+    /// A layer without effect, stored so that it stays in the file's list of layers.
+    fn zero_term(&self, form: Form) -> Term<T> {
+        let (rows, cols) = (self.shape.rows, self.shape.cols);
+        let nothing = || Factor::Product { left: Mat::zeros(rows, 1), right: Mat::zeros(1, cols) };
+        match form {
+            Form::LokrUnit => Term::Kron(Kron { a: Factor::Full(Mat::identity(1, 1)), b: nothing() }),
+            Form::Loha => Term::Hadamard(Hadamard { first: nothing(), second: nothing() }),
+            Form::Full => Term::Plain(Factor::Full(Mat::zeros(rows, cols))),
+            Form::Own | Form::Lokr | Form::Lora => Term::Plain(nothing()),
+        }
+    }
+
+    /// The largest inner rank of the terms: what a fit in the inputs' own family keeps.
+    fn input_rank(&self) -> usize {
+        let rank = |term: &Term<T>| match term {
+            Term::Plain(factor) => factor.rank(),
+            Term::Kron(kron) => kron.b.rank(),
+            Term::Hadamard(hadamard) => hadamard.first.rank(),
+        };
+        self.delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(1)
+    }
+}
