@@ -1,6 +1,7 @@
 //! lycomerge merges LoKr, LoHa, LoRA and other adapters of image models by what they do to the weights.
 
 pub mod error;
+pub mod file;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
