@@ -5,8 +5,10 @@
 //! so that nothing later can fail on it, and an output is complete before it is visible ([`AtomicFile`]), so
 //! that nobody ever meets half of one.
 
+mod atomic;
 mod safetensors;
 
+pub use atomic::AtomicFile;
 pub use safetensors::SafeTensors;
 
 /// Readers of safetensors refuse longer headers.
