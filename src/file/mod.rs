@@ -6,10 +6,14 @@
 //! that nobody ever meets half of one.
 
 mod atomic;
+mod metadata;
 mod safetensors;
+mod writer;
 
 pub use atomic::AtomicFile;
+pub use metadata::sha256_hex;
 pub use safetensors::SafeTensors;
+pub use writer::{Finished, Writer, entry_bound};
 
 /// Readers of safetensors refuse longer headers.
 const MAX_HEADER: u64 = 100_000_000;
