@@ -3,6 +3,7 @@
 mod compute;
 pub mod delta;
 pub mod error;
+pub mod file;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
