@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::members::Members;
 use super::shape::{Dims, WeightShape};
-use super::{Layer, Param, full, loha, lokr, lora, name, refused};
+use super::{Layer, NewTensor, Param, full, loha, lokr, lora, name, refused};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::file::SafeTensors;
+use crate::tensor::TensorView;
 
 /// How a layer's delta is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +79,20 @@ impl std::fmt::Display for Family {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// The delta of tensors that were made for a file: what a reader of that file will get.
+pub(crate) fn stored_delta(tensors: &[NewTensor]) -> Result<Delta<f64>> {
+    let view = |tensor| -> (&'static str, TensorView<'_>) {
+        let NewTensor { suffix, shape, dtype, data } = tensor;
+        (suffix, TensorView { dtype: *dtype, shape, data })
+    };
+    let members = Members::new(tensors.iter().map(view).collect());
+    let row = ROWS.iter().find(|row| row.marks.iter().any(|mark| members.has(mark)));
+    let row = row.ok_or_else(|| Error::format("the stored tensors make no layer"))?;
+    let Checked { shape, scale, rank, .. } = (row.check)(&members)?;
+    let layer = Layer { family: row.family, shape, scale, rank, numbers: 0, tensors: BTreeMap::new() };
+    (row.delta)(&members, &layer)
 }
 
 /// Module and suffix of a tensor's name: the longest known suffix wins.

@@ -104,7 +104,7 @@ pub(crate) fn split_of(rows: usize, inputs: usize, factor: usize) -> (usize, usi
 
 /// LyCORIS' factorisation of a dimension: `factor` and n/factor where it divides n, else the largest divisor
 /// not above `factor` whose partner is not smaller; the smaller number first.
-pub(crate) fn factorize(n: usize, factor: usize) -> (usize, usize) {
+fn factorize(n: usize, factor: usize) -> (usize, usize) {
     if factor > 0 && n.is_multiple_of(factor) {
         return (factor.min(n / factor), factor.max(n / factor));
     }

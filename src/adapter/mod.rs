@@ -25,7 +25,8 @@ use crate::tensor::{Dtype, TensorView};
 
 pub use family::Family;
 pub use full::norm_names;
-pub(crate) use lokr::{factorize, split_of as lokr_split};
+pub(crate) use family::stored_delta;
+pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub use shape::{Dims, WeightShape};
 pub use write::{NewTensor, write};

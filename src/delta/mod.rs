@@ -20,7 +20,7 @@ use crate::compute::linalg::product;
 use crate::tensor::Real;
 
 pub use hadamard::Hadamard;
-pub use kron::Kron;
+pub use kron::{Kron, Split};
 
 /// A matrix that is held whole or as a product of two thin ones.
 #[derive(Clone, Debug, PartialEq)]

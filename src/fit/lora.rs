@@ -3,6 +3,7 @@
 use faer::{Mat, MatRef};
 
 use super::budget::{Bound, Curve, Point};
+use super::lokr::product_numbers;
 use super::{Fitter, Form};
 use crate::compute::linalg::{Svd, leading_svd, singular_values, svd};
 use crate::delta::Factor;
@@ -23,12 +24,23 @@ impl<T: Real> Fitter<'_, T> {
             let rank = rank.min(most);
             return Ok(Curve::single(form, Point { rank, error: 0.0, numbers: rank * side }));
         }
-        let sigma = match self.svd.get() {
-            Some(svd) => svd.sigma.clone(),
-            None if bound.values_only => singular_values(self.core().matrix.as_ref())?,
-            None => self.svd.get_or_init_with(|| svd(self.core().matrix.as_ref()))?.sigma.clone(),
+        let sigma = match bound.values_only {
+            true => singular_values(self.core().matrix.as_ref())?,
+            false => self.svd()?.sigma.clone(),
         };
-        Ok(Curve::of_spectrum(form, &sigma, |rank| rank * side))
+        let Self { shape, .. } = self;
+        Ok(Curve::of_spectrum(form, &sigma, |rank| match form {
+            Form::LokrUnit => product_numbers(rank, shape.rows, shape.cols),
+            _ => rank * (shape.rows + shape.cols),
+        }))
+    }
+
+    fn svd(&self) -> Result<&Svd<T>> {
+        if let Some(svd) = self.svd.get() {
+            return Ok(svd);
+        }
+        let whole = svd(self.core().matrix.as_ref())?;
+        Ok(self.svd.get_or_init(|| whole))
     }
 
     /// U √Σ and √Σ Vᵀ at `rank`.
@@ -48,20 +60,5 @@ impl<T: Real> Fitter<'_, T> {
         let left = self.core().expand_left(half(svd.u.as_ref()).as_ref());
         let right = self.core().expand_right(half(svd.v.as_ref()).as_ref());
         Ok(Factor::Product { left, right: right.transpose().to_owned() })
-    }
-}
-
-/// `OnceCell::get_or_try_init`, which isn't stable yet.
-trait GetOrInitWith<T> {
-    fn get_or_init_with(&self, make: impl FnOnce() -> Result<T>) -> Result<&T>;
-}
-
-impl<T: Real> GetOrInitWith<Svd<T>> for std::cell::OnceCell<Svd<T>> {
-    fn get_or_init_with(&self, make: impl FnOnce() -> Result<Svd<T>>) -> Result<&Svd<T>> {
-        if let Some(value) = self.get() {
-            return Ok(value);
-        }
-        let value = make()?;
-        Ok(self.get_or_init(|| value))
     }
 }

@@ -224,7 +224,9 @@ impl<'a, T: Real> Fitter<'a, T> {
             curves.push(self.loha_curve(self.input_rank())?);
         }
         curves.push(self.lora_curve(Form::Lora, bound)?);
-        curves.push(full);
+        if bound.rank.is_none() {
+            curves.push(full);
+        }
         Ok(curves)
     }
 

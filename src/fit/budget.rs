@@ -1,0 +1,146 @@
+//! Size against error: the curves of a layer's forms, the choice under a tolerance or a rank, and the tolerance
+//! whose file fits a number of bytes.
+
+use super::{Choice, Form};
+use crate::error::{Error, Result};
+use crate::tensor::Dtype;
+
+/// The tolerance of `quality exact`, and of `auto` unless another is given.
+pub const EXACT: f64 = 0.01;
+
+/// One way to store a layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// The inner rank; 0 where the form has none.
+    pub rank: usize,
+    /// ‖stored − true‖ / ‖true‖ before rounding to the dtype.
+    pub error: f64,
+    /// Stored numbers.
+    pub numbers: usize,
+}
+
+/// The points of one form, the larger the better.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    /// The form.
+    pub form: Form,
+    points: Vec<Point>,
+}
+
+impl Curve {
+    pub(super) fn single(form: Form, point: Point) -> Self {
+        Self { form, points: vec![point] }
+    }
+
+    pub(super) fn new(form: Form, points: Vec<Point>) -> Self {
+        Self { form, points }
+    }
+
+    /// From singular values: rank r leaves the tail √(Σ_{t>r} σ²), relative to the whole.
+    pub(super) fn of_spectrum(form: Form, sigma: &[f64], numbers: impl Fn(usize) -> usize) -> Self {
+        let point = |(i, error)| Point { rank: i + 1, error, numbers: numbers(i + 1) };
+        Self { form, points: tails(sigma).into_iter().enumerate().map(point).collect() }
+    }
+
+    /// The smallest point within `bound`.
+    pub(super) fn smallest(&self, bound: Bound) -> Option<Point> {
+        self.allowed(bound).find(|point| point.error <= bound.truncation()).copied()
+    }
+
+    /// The point of least error that the rank limit allows; of points that differ by less than the dtype's
+    /// rounding, the smallest.
+    fn best(&self, bound: Bound) -> Point {
+        let least = self.allowed(bound).last().copied().unwrap_or(self.points[0]);
+        let close = least.error.hypot(bound.floor());
+        self.allowed(bound).find(|point| point.error <= close).copied().unwrap_or(least)
+    }
+
+    fn allowed(&self, bound: Bound) -> impl Iterator<Item = &Point> {
+        self.points.iter().filter(move |point| bound.rank.is_none_or(|limit| point.rank <= limit))
+    }
+}
+
+/// √(Σ_{t>r} σ² / Σ σ²) for r = 1, 2, …
+pub(super) fn tails(sigma: &[f64]) -> Vec<f64> {
+    let mut tail = 0.0;
+    let mut tails: Vec<f64> = sigma
+        .iter()
+        .rev()
+        .map(|s| {
+            let beyond = tail;
+            tail += s * s;
+            beyond
+        })
+        .collect();
+    tails.reverse();
+    tails.into_iter().map(|beyond| if tail > 0.0 { (beyond / tail).sqrt() } else { 0.0 }).collect()
+}
+
+/// What a layer's fit must keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The relative error that is allowed, rounding included.
+    pub tolerance: f64,
+    /// The largest inner rank.
+    pub rank: Option<usize>,
+    /// Take the rank as it is, without asking what it costs.
+    pub rank_only: bool,
+    /// Nothing will be made: singular values are enough.
+    pub values_only: bool,
+    /// The output's dtype, which takes its own part of the tolerance.
+    pub dtype: Dtype,
+}
+
+impl Bound {
+    /// What truncation may cost when rounding two factors to the dtype takes its part (uniformly distributed
+    /// mantissas give .59 u; measured .6).
+    fn truncation(&self) -> f64 {
+        let rounding = 0.7 * self.dtype.unit_roundoff();
+        (self.tolerance.powi(2) - rounding.powi(2)).max(self.floor().powi(2)).sqrt()
+    }
+
+    /// What is lost in the rounding to the dtype whatever else is done.
+    fn floor(&self) -> f64 {
+        0.1 * self.dtype.unit_roundoff()
+    }
+}
+
+/// The smallest form within the bound, or the best there is.
+pub(super) fn choose(curves: &[Curve], bound: Bound) -> Choice {
+    let within = curves.iter().filter_map(|curve| Some(Choice { form: curve.form, point: curve.smallest(bound)? }));
+    within.min_by_key(|choice| choice.point.numbers).unwrap_or_else(|| {
+        let best = curves.iter().map(|curve| Choice { form: curve.form, point: curve.best(bound) });
+        best.min_by(|a, b| a.point.error.total_cmp(&b.point.error)).expect("every layer has a form")
+    })
+}
+
+/// The smallest tolerance at which all layers together take at most `numbers` stored numbers.
+///
+/// # Errors
+/// Nothing fits: says how little would.
+pub fn tolerance_for_size(layers: &[Vec<Curve>], numbers: usize, bound: Bound) -> Result<f64> {
+    let size = |tolerance: f64| -> usize {
+        let bound = Bound { tolerance, ..bound };
+        layers.iter().map(|curves| choose(curves, bound).point.numbers).sum()
+    };
+    if size(0.0) <= numbers {
+        return Ok(0.0);
+    }
+    let least = size(1.0);
+    if least > numbers {
+        let bytes = |numbers: usize| crate::file::human_size((numbers * bound.dtype.size()) as u64);
+        return Err(Error::option(format!(
+            "nothing that small holds this merge: the factors alone take {} at the least, and max-size leaves {} for \
+             them",
+            bytes(least),
+            bytes(numbers)
+        )));
+    }
+    // Bisection on the logarithm: the interesting tolerances span five decades.
+    let (mut low, mut high) = (1e-6_f64.ln(), 0.0_f64);
+    for _ in 0..48 {
+        let middle = f64::midpoint(low, high);
+        if size(middle.exp()) <= numbers { high = middle } else { low = middle }
+    }
+    Ok(high.exp())
+}

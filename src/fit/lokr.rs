@@ -1,0 +1,150 @@
+//! The nearest single Kronecker product: the best rank-one term of the rearranged matrix R(ΔW), whose rows are
+//! the blocks of ΔW (Van Loan, Pitsianis, "Approximation with Kronecker products", 1993).
+//!
+//! For terms of one split R(Σ cᵢ Aᵢ ⊗ Bᵢ) = [cᵢ vec Aᵢ] [vec Bᵢ]ᵀ, so two thin QRs and a k × k core give it; a
+//! delta of other terms is rearranged whole.
+
+use faer::{Mat, MatRef, Side};
+
+use super::budget::{Curve, Point, tails};
+use super::{Fitter, Form};
+use crate::compute::linalg::{product, svd, thin_qr};
+use crate::delta::core::{Core, common_split};
+use crate::delta::dense::Rows;
+use crate::delta::{Delta, Factor, Kron, Split, Term, gram};
+use crate::error::{Error, Result};
+use crate::tensor::Real;
+
+/// A ⊗ B nearest to a delta. B is kept as a delta of its own, so that its truncations are those of any other.
+pub(super) struct Nearest<T> {
+    split: Split,
+    a: Mat<T>,
+    b: Delta<T>,
+    core: Core<T>,
+    u: Mat<T>,
+    v: Mat<T>,
+    sigma: Vec<f64>,
+    /// Relative error with the whole of B.
+    error: f64,
+}
+
+/// The split of the Kronecker term with the largest norm.
+pub(super) fn strongest_split(delta: &Delta<f64>) -> Option<Split> {
+    let norm = |(scale, term): &(f64, std::sync::Arc<Term<f64>>)| match &**term {
+        Term::Kron(kron) => Some((gram::norm(&Delta::of(*scale, Term::clone(term))), kron.split())),
+        _ => None,
+    };
+    delta.terms().iter().filter_map(norm).max_by(|x, y| x.0.total_cmp(&y.0)).map(|(_, split)| split)
+}
+
+impl<T: Real> Fitter<'_, T> {
+    pub(super) fn nearest_kron(&self) -> Result<&Nearest<T>> {
+        if let Some(nearest) = self.nearest_kron.get() {
+            return Ok(nearest);
+        }
+        let split = self.split().ok_or_else(|| Error::internal("a Kronecker fit without a split"))?;
+        let nearest = Nearest::of(self.delta, split)?;
+        Ok(self.nearest_kron.get_or_init(|| nearest))
+    }
+
+    /// Size against error by w2's rank.
+    pub(super) fn lokr_curve(&self) -> Result<Curve> {
+        let nearest = self.nearest_kron()?;
+        let Split { a, c, b, d } = nearest.split;
+        let kept = 1.0 - nearest.error.powi(2);
+        let point = |(i, tail): (usize, f64)| {
+            let rank = i + 1;
+            let error = (nearest.error.powi(2) + kept * tail.powi(2)).sqrt();
+            Point { rank, error, numbers: a * c + product_numbers(rank, b, d) }
+        };
+        Ok(Curve::new(Form::Lokr, tails(&nearest.sigma).into_iter().enumerate().map(point).collect()))
+    }
+}
+
+/// The numbers that w2 (b × d) of this rank takes: it is written whole from rank max(b, d)/2 on.
+pub(super) fn product_numbers(rank: usize, b: usize, d: usize) -> usize {
+    if rank * 2 < b.max(d) { rank * (b + d) } else { b * d }
+}
+
+impl<T: Real> Nearest<T> {
+    fn of(delta: &Delta<T>, split: Split) -> Result<Self> {
+        let (a, b, error) = match common_split(delta) {
+            Some((common, krons)) if common == split => of_one_split(split, &krons)?,
+            _ => of_entries(delta, split)?,
+        };
+        let core = Core::of(&b);
+        let decomposition = svd(core.matrix.as_ref())?;
+        Ok(Self { split, a, b, core, u: decomposition.u, v: decomposition.v, sigma: decomposition.sigma, error })
+    }
+
+    /// The product with w2 cut to `rank`.
+    pub(super) fn at_rank(&self, rank: usize) -> Result<Kron<T>> {
+        let Split { b, d, .. } = self.split;
+        let rank = rank.min(self.sigma.len());
+        let b = if rank * 2 >= b.max(d) && rank == self.sigma.len() {
+            Factor::Full(self.b.to_full())
+        } else {
+            let half = |vectors: MatRef<'_, T>| {
+                Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(self.sigma[j].sqrt()))
+            };
+            let left = self.core.expand_left(half(self.u.as_ref()).as_ref());
+            let right = self.core.expand_right(half(self.v.as_ref()).as_ref());
+            Factor::Product { left, right: right.transpose().to_owned() }
+        };
+        Ok(Kron { a: Factor::Full(self.a.clone()), b })
+    }
+}
+
+/// A with unit norm, B, and the relative error, from the factors of terms of the same split.
+fn of_one_split<T: Real>(split: Split, krons: &[(f64, &Kron<T>)]) -> Result<(Mat<T>, Delta<T>, f64)> {
+    let Split { a, c, b, d } = split;
+    let outer: Vec<_> = krons.iter().map(|(_, kron)| kron.a.to_full()).collect();
+    let inner: Vec<_> = krons.iter().map(|(_, kron)| kron.b.to_full()).collect();
+    let x = Mat::from_fn(a * c, krons.len(), |i, k| T::from_f64(krons[k].0) * outer[k][(i % a, i / a)]);
+    let y = Mat::from_fn(b * d, krons.len(), |i, k| inner[k][(i % b, i / b)]);
+    let (q, r_x) = thin_qr(x.as_ref());
+    let (_, r_y) = thin_qr(y.as_ref());
+    let core = svd(product(r_x.as_ref(), r_y.transpose()).as_ref())?;
+    let vec_a = product(q.as_ref(), core.u.get(.., ..1));
+    let nearest = Mat::from_fn(a, c, |i, j| vec_a[(j * a + i, 0)]);
+    // B = R(ΔW)ᵀ vec(A) = Σ cᵢ ⟨Aᵢ, A⟩ Bᵢ: no inverse, so parallel terms do no harm.
+    let mut sum = Delta::zero(b, d);
+    for (k, (_, kron)) in krons.iter().enumerate() {
+        let weight: f64 = (0..a * c).map(|i| x[(i, k)].to_f64() * vec_a[(i, 0)].to_f64()).sum();
+        sum.add_scaled(1.0, &Delta::of(weight, Term::Plain(kron.b.clone())));
+    }
+    Ok((nearest, sum, tails(&core.sigma)[0]))
+}
+
+/// The same from the entries of any delta: the leading eigenvector of the smaller Gram matrix of R(ΔW).
+fn of_entries<T: Real>(delta: &Delta<T>, split: Split) -> Result<(Mat<T>, Delta<T>, f64)> {
+    let Split { a, c, b, d } = split;
+    let rows = Rows::new(delta);
+    let mut blocks = Mat::zeros(a * c, b * d);
+    let mut strip = vec![T::from_f64(0.0); b * delta.cols()];
+    for i in 0..a {
+        rows.write(i * b..(i + 1) * b, &mut strip);
+        for (p, row) in strip.chunks_exact(c * d).enumerate() {
+            for (column, value) in row.iter().enumerate() {
+                blocks[(i * c + column / d, p * d + column % d)] = *value;
+            }
+        }
+    }
+    let wide = a * c <= b * d;
+    let side = if wide { blocks.as_ref() } else { blocks.transpose() };
+    let gram = product(side, side.transpose());
+    let gram = Mat::from_fn(gram.nrows(), gram.ncols(), |i, j| gram[(i, j)].to_f64());
+    let eigen = gram
+        .self_adjoint_eigen(Side::Lower)
+        .map_err(|e| Error::value(format!("an eigenvalue decomposition did not converge ({e:?})")))?;
+    let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
+    let last = values.len() - 1;
+    let total: f64 = values.iter().sum();
+    let leading = Mat::from_fn(side.nrows(), 1, |i, _| T::from_f64(eigen.U()[(i, last)]));
+    let partner = product(side.transpose(), leading.as_ref());
+    let (vec_a, vec_b) = if wide { (leading, partner) } else { (partner, leading) };
+    let nearest = Mat::from_fn(a, c, |i, j| vec_a[(i * c + j, 0)]);
+    let inner = Mat::from_fn(b, d, |i, j| vec_b[(i * d + j, 0)]);
+    let error = (1.0 - values[last] / total).max(0.0).sqrt();
+    Ok((nearest, Delta::of(1.0, Term::Plain(Factor::Full(inner))), error))
+}

@@ -1,0 +1,343 @@
+//! The options of a merge, and the one table that the command, the C ABI and the documentation take them from.
+
+use crate::error::{Error, Result};
+use crate::fit::Format;
+use crate::tensor::Dtype;
+
+use super::strategy;
+
+/// Where the arithmetic happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// On what adapters do to the weights.
+    Delta,
+    /// On the stored tensors, key by key, as older scripts do: wrong in general, and kept to reproduce them.
+    Factor,
+}
+
+/// The three sensible points of the trade between size and error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quality {
+    /// Tolerance 0.01.
+    Exact,
+    /// Tolerance 0.2, where no difference in pictures could be measured.
+    Good,
+    /// No larger than the largest input, each layer scaled back to its true norm.
+    Compact,
+}
+
+/// Everything that can be said about a merge besides its inputs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The strategy's name.
+    pub strategy: String,
+    /// `weighted_average` divides the weights by their sum.
+    pub normalize: bool,
+    /// The largest entry of each layer after `min_max_norm`.
+    pub norm_threshold: f64,
+    /// Where the arithmetic happens.
+    pub space: Space,
+    /// What to store.
+    pub format: Format,
+    /// One of the three named points.
+    pub quality: Option<Quality>,
+    /// The relative error allowed per layer.
+    pub tolerance: Option<f64>,
+    /// The largest inner rank.
+    pub rank: Option<usize>,
+    /// The largest output, in bytes.
+    pub max_size: Option<u64>,
+    /// LoKr's factor; 1 stores w1 = [[1]].
+    pub factor: Option<usize>,
+    /// Scale fits back to the true norm.
+    pub match_norm: bool,
+    /// The element type of the output.
+    pub dtype: Dtype,
+    /// Leave out what can't be understood.
+    pub skip_unknown: bool,
+    /// Threads; none: one per core.
+    pub threads: Option<usize>,
+    /// Bytes that working sets may take together; none: a quarter of the machine's.
+    pub memory: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            strategy: "weighted_sum".to_owned(),
+            normalize: false,
+            norm_threshold: 1.0,
+            space: Space::Delta,
+            format: Format::Auto,
+            quality: None,
+            tolerance: None,
+            rank: None,
+            max_size: None,
+            factor: None,
+            match_norm: false,
+            dtype: Dtype::F16,
+            skip_unknown: false,
+            threads: None,
+            memory: None,
+        }
+    }
+}
+
+/// One option: what it is called, what it takes, what it does.
+pub struct Row {
+    /// The name; the command spells it `--name`.
+    pub name: &'static str,
+    /// A word for the value; none for a switch.
+    pub value: Option<&'static str>,
+    /// What it is without being set, for the help.
+    pub default: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    set: fn(&mut Options, &str) -> Result<()>,
+}
+
+/// Every option.
+pub static ALL: [Row; 15] = [
+    Row {
+        name: "strategy",
+        value: Some("NAME"),
+        default: "weighted_sum",
+        help: "How deltas are combined: weighted_sum, weighted_average, layer_adaptive, smart_fusion, min_max_norm",
+        set: |o, v| strategy::by_name(v).map(|row| o.strategy = row.name.to_owned()),
+    },
+    Row {
+        name: "normalize",
+        value: None,
+        default: "false",
+        help: "Divide the weights of weighted_average by their sum",
+        set: |o, v| switch(v).map(|x| o.normalize = x),
+    },
+    Row {
+        name: "norm-threshold",
+        value: Some("X"),
+        default: "1",
+        help: "The largest entry of each layer after min_max_norm",
+        set: |o, v| positive(v).map(|x| o.norm_threshold = x),
+    },
+    Row {
+        name: "space",
+        value: Some("SPACE"),
+        default: "delta",
+        help: "delta merges what adapters do. factor adds stored tensors key by key, as older scripts do: \
+               it is WRONG for anything but reproducing their files",
+        set: |o, v| one_of(v, &[("delta", Space::Delta), ("factor", Space::Factor)]).map(|x| o.space = x),
+    },
+    Row {
+        name: "format",
+        value: Some("FORMAT"),
+        default: "auto",
+        help: "What to store: auto (per layer the smallest form within the tolerance), lokr, loha, lora or full",
+        set: |o, v| v.parse().map(|x| o.format = x),
+    },
+    Row {
+        name: "quality",
+        value: Some("QUALITY"),
+        default: "exact",
+        help: "exact (1 % error), good (20 %, no visible difference was measured) or compact (no larger than \
+               the largest input)",
+        set: |o, v| {
+            let all = [("exact", Quality::Exact), ("good", Quality::Good), ("compact", Quality::Compact)];
+            one_of(v, &all).map(|x| o.quality = Some(x))
+        },
+    },
+    Row {
+        name: "tolerance",
+        value: Some("X"),
+        default: "0.01 for auto; else as exact as the dtype",
+        help: "The relative error allowed in each layer, such as 0.01",
+        set: |o, v| match number(v)? {
+            x if (0.0..1.0).contains(&x) => Ok(o.tolerance = Some(x)),
+            _ => Err(wrong(v, "a number from 0 to below 1")),
+        },
+    },
+    Row {
+        name: "rank",
+        value: Some("N"),
+        default: "as needed",
+        help: "The largest rank of lora and loha, and of w2 in lokr",
+        set: |o, v| count(v).map(|x| o.rank = Some(x)),
+    },
+    Row {
+        name: "max-size",
+        value: Some("SIZE"),
+        default: "none",
+        help: "The smallest error whose file is no larger than this: bytes, or 150MB, 1.5GiB, …",
+        set: |o, v| size(v).map(|x| o.max_size = Some(x)),
+    },
+    Row {
+        name: "factor",
+        value: Some("N"),
+        default: "the strongest input's",
+        help: "The factor of lokr; 1 stores w1 = [[1]], which holds any merge exactly",
+        set: |o, v| count(v).map(|x| o.factor = Some(x)),
+    },
+    Row {
+        name: "match-norm",
+        value: None,
+        default: "false",
+        help: "Scale each layer's fit back to the norm of the true merge",
+        set: |o, v| switch(v).map(|x| o.match_norm = x),
+    },
+    Row {
+        name: "dtype",
+        value: Some("DTYPE"),
+        default: "float16",
+        help: "The output's numbers: float, float16, float32, float64, bfloat or bfloat16",
+        set: |o, v| v.parse().map(|x| o.dtype = x),
+    },
+    Row {
+        name: "skip-unknown",
+        value: None,
+        default: "false",
+        help: "Leave out layers that can't be understood, with a warning, instead of refusing the file",
+        set: |o, v| switch(v).map(|x| o.skip_unknown = x),
+    },
+    Row {
+        name: "threads",
+        value: Some("N"),
+        default: "one per core",
+        help: "Layers worked on at once; the output doesn't depend on it",
+        set: |o, v| count(v).map(|x| o.threads = Some(x)),
+    },
+    Row {
+        name: "memory",
+        value: Some("SIZE"),
+        default: "a quarter of the machine's",
+        help: "What the layers in work may take together",
+        set: |o, v| size(v).map(|x| o.memory = Some(x)),
+    },
+];
+
+impl Options {
+    /// Sets an option by name; `_` and `-` are the same, and a switch takes `true` or `false`.
+    ///
+    /// # Errors
+    /// An unknown name or a value that the option doesn't take; the message says what it takes.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let wanted = name.replace('_', "-");
+        let row = ALL.iter().find(|row| row.name == wanted).ok_or_else(|| {
+            let names: Vec<_> = ALL.iter().map(|row| row.name).collect();
+            Error::option(format!("unknown option '{name}'; the options are {}", names.join(", ")))
+        })?;
+        (row.set)(self, value).map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
+    }
+
+    /// Refuses combinations that contradict each other.
+    ///
+    /// # Errors
+    /// Says which two options can't be used together.
+    pub fn check(&self) -> Result<()> {
+        let clash = |a: &str, b: &str, why: &str| Err(Error::option(format!("{a} and {b} can't be used together: {why}")));
+        let limits =
+            [("tolerance", self.tolerance.is_some()), ("rank", self.rank.is_some()), ("max-size", self.max_size.is_some())];
+        if self.quality.is_some()
+            && let Some((name, _)) = limits.iter().find(|(_, set)| *set)
+        {
+            return clash("quality", name, "both say how exact the result is to be");
+        }
+        if self.max_size.is_some() && self.tolerance.is_some() {
+            return clash("max-size", "tolerance", "max-size finds the tolerance");
+        }
+        if self.max_size.is_some() && self.format == Format::Full {
+            return clash("max-size", "format full", "the size of a full difference is fixed");
+        }
+        if self.rank.is_some() && self.format == Format::Full {
+            return clash("rank", "format full", "a full difference has no rank");
+        }
+        if self.factor.is_some() && self.format != Format::Lokr {
+            return clash("factor", &format!("format {}", self.format.name()), "factor is LoKr's; add --format lokr");
+        }
+        if self.space == Space::Factor
+            && (self.quality.is_some() || limits.iter().any(|(_, set)| *set) || self.format != Format::Auto || self.match_norm)
+        {
+            return clash("space factor", "fit options", "stored tensors are added as they are, nothing is fitted");
+        }
+        Ok(())
+    }
+}
+
+fn wrong(value: &str, takes: &str) -> Error {
+    Error::option(format!("'{value}' is not {takes}"))
+}
+
+fn one_of<T: Copy>(value: &str, all: &[(&str, T)]) -> Result<T> {
+    all.iter().find(|(name, _)| *name == value).map(|(_, x)| *x).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
+        wrong(value, &format!("one of {}", names.join(", ")))
+    })
+}
+
+fn switch(value: &str) -> Result<bool> {
+    one_of(value, &[("true", true), ("false", false)])
+}
+
+fn number(value: &str) -> Result<f64> {
+    value.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| wrong(value, "a number"))
+}
+
+fn positive(value: &str) -> Result<f64> {
+    number(value).ok().filter(|x| *x > 0.0).ok_or_else(|| wrong(value, "a positive number"))
+}
+
+fn count(value: &str) -> Result<usize> {
+    value.parse().ok().filter(|n| *n > 0).ok_or_else(|| wrong(value, "a whole number above 0"))
+}
+
+/// Bytes: a number, with a decimal (MB) or binary (MiB) unit.
+fn size(value: &str) -> Result<u64> {
+    const UNITS: [(&str, f64); 8] = [
+        ("", 1.0),
+        ("b", 1.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("kib", 1024.0),
+        ("mib", 1024.0 * 1024.0),
+        ("gib", 1024.0 * 1024.0 * 1024.0),
+    ];
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
+    let unit = value[digits.len()..].trim().to_ascii_lowercase();
+    let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+    let bytes = factor.and_then(|factor| Some(factor * positive(digits).ok()?)).filter(|bytes| *bytes >= 1.0);
+    bytes.map(|bytes| bytes as u64).ok_or_else(|| wrong(value, "a size such as 150MB or 1.5GiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_decimal_and_binary_units() {
+        for (text, bytes) in [("1000", 1000), ("150MB", 150_000_000), ("1.5GiB", 1_610_612_736), ("2 kib", 2048)] {
+            assert_eq!(size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "MB", "-1MB", "1TBx", "nan", "0"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_row_is_set_by_its_name_and_says_what_it_takes() {
+        let mut options = Options::default();
+        for row in &ALL {
+            let error = options.set(row.name, "?").unwrap_err();
+            assert!(error.message().starts_with("option") || error.message().contains('?'), "{error}");
+        }
+        options.set("norm_threshold", "0.5").unwrap();
+        assert_eq!(options.norm_threshold, 0.5);
+        assert!(options.set("colour", "red").unwrap_err().message().contains("max-size"));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let mut options = Options::default();
+        options.set("quality", "good").unwrap();
+        options.set("rank", "4").unwrap();
+        assert!(options.check().is_err());
+    }
+}
