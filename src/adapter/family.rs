@@ -83,11 +83,11 @@ impl std::fmt::Display for Family {
 
 /// The delta of tensors that were made for a file: what a reader of that file will get.
 pub(crate) fn stored_delta(tensors: &[NewTensor]) -> Result<Delta<f64>> {
-    let view = |tensor| -> (&'static str, TensorView<'_>) {
-        let NewTensor { suffix, shape, dtype, data } = tensor;
-        (suffix, TensorView { dtype: *dtype, shape, data })
-    };
-    let members = Members::new(tensors.iter().map(view).collect());
+    let members: BTreeMap<_, _> = tensors
+        .iter()
+        .map(|t| (t.suffix, TensorView { dtype: t.dtype, shape: &t.shape, data: &t.data }))
+        .collect();
+    let members = Members::new(members);
     let row = ROWS.iter().find(|row| row.marks.iter().any(|mark| members.has(mark)));
     let row = row.ok_or_else(|| Error::format("the stored tensors make no layer"))?;
     let Checked { shape, scale, rank, .. } = (row.check)(&members)?;

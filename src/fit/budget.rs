@@ -106,7 +106,7 @@ impl Bound {
 }
 
 /// The smallest form within the bound, or the best there is.
-pub(super) fn choose(curves: &[Curve], bound: Bound) -> Choice {
+pub fn choose(curves: &[Curve], bound: Bound) -> Choice {
     let within = curves.iter().filter_map(|curve| Some(Choice { form: curve.form, point: curve.smallest(bound)? }));
     within.min_by_key(|choice| choice.point.numbers).unwrap_or_else(|| {
         let best = curves.iter().map(|curve| Choice { form: curve.form, point: curve.best(bound) });

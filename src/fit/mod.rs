@@ -141,7 +141,7 @@ impl<'a, T: Real> Fitter<'a, T> {
     }
 
     /// ‖ΔW‖
-    fn norm(&self) -> f64 {
+    pub fn norm(&self) -> f64 {
         *self.norm.get_or_init(|| gram::norm(self.exact))
     }
 

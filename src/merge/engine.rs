@@ -1,0 +1,154 @@
+//! Which layer when: every site runs start to end on one worker, the sum of working sets stays under the
+//! memory setting, and results arrive in the order of the sites, so bytes never depend on threads.
+//!
+//! The calling thread takes results, reports progress and can stop the run; workers only compute.
+
+use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::plan::{Site, Target};
+use super::{Progress, Watch};
+use crate::compute::gate::Gate;
+use crate::error::{Error, Result};
+
+/// How often a host hears of a run while no layer ends.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// Threads and memory for the passes of one merge.
+pub(super) struct Run<'w> {
+    pool: rayon::ThreadPool,
+    memory: u64,
+    watch: RefCell<Watch<'w>>,
+    stage: &'static str,
+}
+
+impl<'w> Run<'w> {
+    pub(super) fn new(
+        threads: Option<usize>,
+        memory: Option<u64>,
+        watch: Watch<'w>,
+    ) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|i| format!("lycomerge-{i}"))
+            .build()
+            .map_err(|e| Error::internal(format!("can't start worker threads: {e}")))?;
+        Ok(Self { pool, memory: memory.unwrap_or_else(quarter_of_memory), watch: RefCell::new(watch), stage: "reading" })
+    }
+
+    /// Names the pass, for progress.
+    pub(super) fn stage(&mut self, stage: &'static str) {
+        self.stage = stage;
+    }
+
+    /// `work` on every site, the results in order.
+    pub(super) fn map<'s, S: Borrow<Site<'s>> + Sync, R: Send>(
+        &self,
+        sites: &[S],
+        work: impl Fn(&Site<'s>) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
+        let mut results = Vec::with_capacity(sites.len());
+        self.for_each(sites, work, |_, result| {
+            results.push(result);
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// `work` on every site by the workers, `take` on the results in order by the calling thread. Stops at the
+    /// first error of either and when the host says so.
+    pub(super) fn for_each<'s, S: Borrow<Site<'s>> + Sync, R: Send>(
+        &self,
+        sites: &[S],
+        work: impl Fn(&Site<'s>) -> Result<R> + Sync,
+        mut take: impl FnMut(&Site<'s>, R) -> Result<()>,
+    ) -> Result<()> {
+        let gate = Gate::new(self.memory);
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = mpsc::channel();
+        let worker = |sender: mpsc::Sender<(usize, Result<R>)>| {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(site) = sites.get(index).map(Borrow::borrow) else { return };
+                if !gate.enter(index, working_set(site)) {
+                    return;
+                }
+                let result = catch_unwind(AssertUnwindSafe(|| work(site)))
+                    .unwrap_or_else(|_| Err(Error::internal("a defect of lycomerge; please report it")));
+                let result = result.map_err(|e| e.in_layer(site.module));
+                if sender.send((index, result)).is_err() {
+                    return;
+                }
+            }
+        };
+        self.pool.in_place_scope(|scope| {
+            for _ in 0..self.pool.current_num_threads() {
+                let (sender, worker) = (sender.clone(), &worker);
+                scope.spawn(move |_| worker(sender));
+            }
+            drop(sender);
+            let outcome = self.collect(sites, &gate, &receiver, &mut take);
+            gate.close();
+            outcome
+        })
+    }
+
+    fn collect<'s, S: Borrow<Site<'s>>, R>(
+        &self,
+        sites: &[S],
+        gate: &Gate,
+        receiver: &mpsc::Receiver<(usize, Result<R>)>,
+        take: &mut impl FnMut(&Site<'s>, R) -> Result<()>,
+    ) -> Result<()> {
+        let mut waiting = BTreeMap::new();
+        let mut done = 0;
+        while done < sites.len() {
+            match receiver.recv_timeout(PULSE) {
+                Ok((index, result)) => {
+                    waiting.insert(index, result);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(Error::internal("the workers ended before their work"));
+                }
+            }
+            while let Some(result) = waiting.remove(&done) {
+                let site = sites[done].borrow();
+                take(site, result?)?;
+                gate.leave(done, working_set(site));
+                done += 1;
+            }
+            let progress = Progress { stage: self.stage, done, total: sites.len() };
+            if !(self.watch.borrow_mut())(progress) {
+                return Err(Error::cancelled());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A rough upper estimate of what a site's work holds at once, in bytes: its factors in three copies, and its
+/// joint spaces or, where those are no smaller, its entries.
+fn working_set(site: &Site<'_>) -> u64 {
+    let of_target = |target: &Target<'_>| {
+        let numbers: usize = target.sources.iter().map(|(_, layer)| layer.numbers).sum();
+        let (m, n) = (target.shape.rows, target.shape.cols);
+        numbers * 24 + m.saturating_mul(n).saturating_mul(16)
+    };
+    site.targets.iter().map(of_target).sum::<usize>() as u64
+}
+
+fn quarter_of_memory() -> u64 {
+    const UNKNOWN: u64 = 4 << 30;
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| {
+        let kib: u64 = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    });
+    total.unwrap_or(UNKNOWN) / 4
+}

@@ -1,0 +1,397 @@
+//! Many adapters into one.
+//!
+//! A [`Merge`] is inputs with weights, and [`Options`]. Running it walks once over the layers: the strategy
+//! weighs their deltas, the fit makes one stored term of the sum, the certificate compares what is stored with
+//! what should be, and the writer streams it out. [`Merge::forecast`] says size and error beforehand.
+
+mod engine;
+mod factor;
+mod forecast;
+mod labels;
+pub mod options;
+mod plan;
+pub mod recipe;
+pub mod strategy;
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read, Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, write};
+use crate::error::{Error, Result};
+use crate::file::{AtomicFile, Writer, entry_bound};
+use crate::fit::certificate::Certificate;
+use crate::fit::{Bound, FitOptions, Fitter, Format, budget};
+use crate::report::{LayerReport, Report, TensorReport};
+use crate::tensor::{Dtype, Real, encode};
+
+pub use forecast::{Alternative, Forecast};
+pub use options::{Options, Quality, Space};
+
+use plan::{Merged, Shares, Site, Target};
+use recipe::Recipe;
+use strategy::Strategy;
+
+/// An adapter and its weight.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The opened file.
+    pub adapter: Arc<Adapter>,
+    /// Any finite number; zero and negative too.
+    pub weight: f64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// What is being done: `reading`, `surveying`, `merging`.
+    pub stage: &'static str,
+    /// Modules done in this stage.
+    pub done: usize,
+    /// Modules in all.
+    pub total: usize,
+}
+
+/// Hears of progress on the calling thread, at least ten times a second; `false` stops the run.
+pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> bool;
+
+/// A merge to be run.
+#[derive(Clone, Debug, Default)]
+pub struct Merge {
+    inputs: Vec<Input>,
+    /// How to merge.
+    pub options: Options,
+}
+
+/// What the passes of one run share.
+struct Context<'a> {
+    inputs: &'a [Input],
+    options: &'a Options,
+    strategy: Box<dyn Strategy>,
+    shares: Shares<'a>,
+    key_shares: factor::KeyShares,
+    fit: FitOptions,
+}
+
+/// What one site becomes.
+struct Piece {
+    tensors: Vec<NewTensor>,
+    layers: Vec<(LayerReport, Certificate)>,
+    warnings: Vec<String>,
+}
+
+impl Merge {
+    /// No inputs yet, default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an input.
+    ///
+    /// # Errors
+    /// A weight that is not finite.
+    pub fn add(&mut self, adapter: Arc<Adapter>, weight: f64) -> Result<()> {
+        if !weight.is_finite() {
+            return Err(Error::option(format!("the weight {weight} is not a finite number")).in_file(adapter.path()));
+        }
+        self.inputs.push(Input { adapter, weight });
+        Ok(())
+    }
+
+    /// The inputs in their order.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// What speaks against merging these inputs, one sentence each; none of it stops a merge.
+    pub fn compatibility_warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let versions: std::collections::BTreeSet<_> =
+            self.inputs.iter().filter_map(|i| i.adapter.metadata().get("ss_base_model_version")).collect();
+        if versions.len() > 1 {
+            let names: Vec<_> = versions.into_iter().map(String::as_str).collect();
+            warnings.push(format!("the inputs were trained on different base models: {}", names.join(", ")));
+        }
+        if let [first, rest @ ..] = &self.inputs[..] {
+            for input in rest {
+                let shared = input.adapter.layers().keys().filter(|id| first.adapter.layers().contains_key(id)).count();
+                if shared == 0 {
+                    let (a, b) = (first.adapter.path().display(), input.adapter.path().display());
+                    warnings.push(format!("{a} and {b} have no layer in common; do they name layers differently?"));
+                }
+            }
+        }
+        warnings
+    }
+
+    /// Merges into a file, which appears under its name only when it is whole. An input may be the output.
+    ///
+    /// # Errors
+    /// Whatever is wrong with inputs, options or the disk; nothing is left behind then.
+    pub fn run_to(&self, path: &Path, watch: Watch<'_>) -> Result<Report> {
+        let file = AtomicFile::create(path)?;
+        let (file, mut report) = self.run(file, Some(path), watch)?;
+        file.commit()?;
+        report.output = Some(path.to_owned());
+        Ok(report)
+    }
+
+    /// Merges into memory: the bytes of a safetensors file.
+    ///
+    /// # Errors
+    /// Whatever is wrong with inputs or options.
+    pub fn run_in_memory(&self, watch: Watch<'_>) -> Result<(Vec<u8>, Report)> {
+        let (cursor, report) = self.run(Cursor::new(Vec::new()), None, watch)?;
+        Ok((cursor.into_inner(), report))
+    }
+
+    fn run<W: Read + Write + Seek>(&self, sink: W, path: Option<&Path>, watch: Watch<'_>) -> Result<(W, Report)> {
+        let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
+        let sites = plan::sites(&self.inputs)?;
+        let context = self.context(&run, &sites)?;
+        let recipe = Recipe::of(&self.inputs, &self.options);
+        let (bound, tolerance) = self.bound(&mut run, &context, &sites)?;
+
+        let name = path.map_or_else(|| "memory".into(), Path::to_owned);
+        let mut writer = Writer::new(sink, name, header_reserve(&sites, &recipe))?;
+        let mut passengers = self.passengers()?.into_iter().peekable();
+        let mut stored = labels::Stored::default();
+        let (mut layers, mut warnings) = (Vec::new(), Vec::new());
+        run.stage("merging");
+        run.for_each(
+            &sites,
+            |site| match context.options.dtype {
+                Dtype::F32 | Dtype::F64 => context.piece::<f64>(site, bound),
+                _ => context.piece::<f32>(site, bound),
+            },
+            |site, piece| {
+                let module = format!("{}.", site.module);
+                while let Some((name, data, shape)) = passengers.next_if(|(name, ..)| *name < module) {
+                    writer.push(&name, self.options.dtype, &shape, &data)?;
+                }
+                for tensor in piece.tensors {
+                    let name = format!("{}{}", site.module, tensor.suffix);
+                    writer.push(&name, tensor.dtype, &tensor.shape, &tensor.data)?;
+                }
+                for (layer, _) in &piece.layers {
+                    stored.families.insert(layer.family);
+                    stored.ranks.extend(layer.rank);
+                }
+                layers.extend(piece.layers);
+                warnings.extend(piece.warnings);
+                Ok(())
+            },
+        )?;
+        for (name, data, shape) in passengers {
+            writer.push(&name, self.options.dtype, &shape, &data)?;
+        }
+        let (sink, finished) = writer.finish(labels::metadata(&self.inputs, &recipe, &stored, path))?;
+
+        let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
+        let direction = layers.iter().map(|(layer, c)| (layer.direction_error * c.norm).powi(2)).sum::<f64>().sqrt();
+        let report = Report {
+            lycomerge: env!("CARGO_PKG_VERSION"),
+            recipe,
+            output: None,
+            bytes: finished.byte_len,
+            error: total.error(),
+            direction_error: if total.norm > 0.0 { direction / total.norm } else { 0.0 },
+            norm_ratio: (total.norm > 0.0).then(|| total.stored_norm / total.norm),
+            tolerance,
+            layers: layers.into_iter().map(|(layer, _)| layer).collect(),
+            skipped: self.inputs.iter().map(|input| input.adapter.skipped()).sum(),
+            warnings: summarise(self.inputs.iter().flat_map(|i| i.adapter.warnings().to_vec()).chain(warnings)),
+        };
+        Ok((sink, report))
+    }
+
+    /// Checks what can be checked without work, and gathers what the strategy wants to know of the whole file.
+    fn context<'a>(&'a self, run: &engine::Run<'_>, sites: &[Site<'a>]) -> Result<Context<'a>> {
+        let options = &self.options;
+        options.check()?;
+        if self.inputs.is_empty() {
+            return Err(Error::option("there is nothing to merge: no input was given"));
+        }
+        let no_lokr = |input: &Input| input.adapter.layers().values().all(|layer| layer.family != Family::Lokr);
+        if options.format == Format::Lokr && options.factor.is_none() && self.inputs.iter().all(no_lokr) {
+            return Err(Error::option(
+                "format lokr has no split to keep, because no input is a LoKr, and a LoRA or LoHa has no good single \
+                 Kronecker product; use --format lora, or --factor 1, which holds any merge exactly (--factor N \
+                 forces a split)",
+            ));
+        }
+        let row = strategy::by_name(&options.strategy)?;
+        let (mut shares, mut key_shares) = (Shares::new(), factor::KeyShares::new());
+        if row.whole_file {
+            shares = plan::shares(run, &self.inputs, sites)?;
+            if options.space == Space::Factor {
+                key_shares = factor::key_shares(run, &self.inputs, sites)?;
+            }
+        }
+        let fit = FitOptions {
+            format: options.format,
+            dtype: options.dtype,
+            factor: options.factor,
+            match_norm: options.match_norm || options.quality == Some(Quality::Compact),
+        };
+        Ok(Context { inputs: &self.inputs, options, strategy: (row.make)(options), shares, key_shares, fit })
+    }
+
+    /// What every layer's fit must keep to, before any size limit.
+    fn plain_bound(&self) -> Bound {
+        let options = &self.options;
+        let named = options.quality.map(|quality| match quality {
+            Quality::Good => 0.2,
+            Quality::Exact | Quality::Compact => budget::EXACT,
+        });
+        let default = if options.format == Format::Auto { budget::EXACT } else { 0.0 };
+        Bound {
+            tolerance: options.tolerance.or(named).unwrap_or(default),
+            rank: options.rank,
+            rank_only: options.rank.is_some() && options.tolerance.is_none() && options.format != Format::Auto,
+            values_only: false,
+            dtype: options.dtype,
+        }
+    }
+
+    /// The limit on the output's size, if there is one.
+    fn size_limit(&self) -> Option<u64> {
+        let largest = || self.inputs.iter().map(|input| input.adapter.file().byte_len()).max().unwrap_or(0);
+        self.options.max_size.or_else(|| (self.options.quality == Some(Quality::Compact)).then(largest))
+    }
+
+    /// The bound, with the tolerance that the size limit comes to.
+    fn bound(&self, run: &mut engine::Run<'_>, context: &Context<'_>, sites: &[Site<'_>]) -> Result<(Bound, Option<f64>)> {
+        let bound = self.plain_bound();
+        let Some(limit) = self.size_limit() else { return Ok((bound, None)) };
+        let curves = context.survey(run, sites)?;
+        let tolerance = budget::tolerance_for_size(&curves, self.numbers_within(limit, sites), bound)?;
+        Ok((Bound { tolerance, ..bound }, Some(tolerance)))
+    }
+
+    /// How many numbers the layers may store in a file of `limit` bytes.
+    fn numbers_within(&self, limit: u64, sites: &[Site<'_>]) -> usize {
+        let recipe = Recipe::of(&self.inputs, &self.options);
+        // An alpha per target, and the header with its length.
+        let targets: usize = sites.iter().map(|site| site.targets.len()).sum();
+        let overhead = header_reserve(sites, &recipe) + 16 + targets * self.options.dtype.size();
+        (limit as usize).saturating_sub(overhead) / self.options.dtype.size()
+    }
+
+    /// Tensors that are no layers, from the first input that has them, in the output's dtype.
+    fn passengers(&self) -> Result<Vec<(String, Vec<u8>, Vec<usize>)>> {
+        let mut all = BTreeMap::new();
+        for input in &self.inputs {
+            for (name, view) in input.adapter.passengers() {
+                if !all.contains_key(name) {
+                    let mut data = Vec::new();
+                    encode(&view.to_reals::<f64>(), self.options.dtype, &mut data)
+                        .map_err(|e| e.in_layer(name).in_file(input.adapter.path()))?;
+                    all.insert(name.to_owned(), (data, view.shape.to_vec()));
+                }
+            }
+        }
+        Ok(all.into_iter().map(|(name, (data, shape))| (name, data, shape)).collect())
+    }
+}
+
+impl Context<'_> {
+    /// Every layer's sizes against errors, from singular values alone.
+    fn survey(&self, run: &mut engine::Run<'_>, sites: &[Site<'_>]) -> Result<Vec<Vec<crate::fit::Curve>>> {
+        run.stage("surveying");
+        let bound = Bound { tolerance: 1.0, rank: self.options.rank, rank_only: false, values_only: true, dtype: self.options.dtype };
+        let curves = run.map(sites, |site| {
+            let of_target = |target: &Target<'_>| Ok(self.curves(target, bound)?.0);
+            site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(curves.into_iter().flatten().collect())
+    }
+
+    /// A target's curves and ‖true‖.
+    fn curves(&self, target: &Target<'_>, bound: Bound) -> Result<(Vec<crate::fit::Curve>, f64)> {
+        let exact = self.merged(target)?.delta;
+        let working = exact.cast::<f32>();
+        let fitter = Fitter::new(&working, &exact, &target.shape, &self.fit);
+        Ok((fitter.curves(bound)?, fitter.norm()))
+    }
+
+    fn merged(&self, target: &Target<'_>) -> Result<Merged> {
+        target.merge(self.inputs, &*self.strategy, &self.shares)
+    }
+
+    fn piece<T: Real>(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
+        let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), warnings: Vec::new() };
+        for target in &site.targets {
+            let merged = self.merged(target)?;
+            let (family, tensors) = match self.options.space {
+                Space::Delta => self.fit::<T>(target, &merged, bound)?,
+                Space::Factor => {
+                    let dtype = self.options.dtype;
+                    let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
+                    (target.sources[0].1.family, tensors)
+                }
+            };
+            let stored = stored_delta(&tensors)?;
+            let certificate = Certificate::of(&stored, &merged.delta);
+            let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
+            let rank = tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
+            let report = LayerReport {
+                name: site.module.to_owned(),
+                param: target.id.param.name(),
+                family: family.name(),
+                shape: target.shape.full(),
+                rank,
+                inputs: target.sources.iter().map(|(index, _)| *index).collect(),
+                coefficients: merged.coefficients,
+                norm: certificate.norm,
+                error: certificate.error(),
+                direction_error: certificate.direction_error(),
+                tensors: tensors.iter().map(TensorReport::of).collect(),
+            };
+            piece.layers.push((report, certificate));
+            piece.warnings.extend(merged.warning);
+            if family == Family::Full && target.has_unknown_kernel() {
+                let message = "has an unknown kernel and is stored flat; hosts that compare shapes skip it if it is a convolution";
+                piece.warnings.push(format!("{} {message}", site.module));
+            }
+            piece.tensors.extend(tensors);
+        }
+        piece.tensors.sort_by_key(|tensor| tensor.suffix);
+        Ok(piece)
+    }
+
+    fn fit<T: Real>(&self, target: &Target<'_>, merged: &Merged, bound: Bound) -> Result<(Family, Vec<NewTensor>)> {
+        let working = merged.delta.cast::<T>();
+        let fitter = Fitter::new(&working, &merged.delta, &target.shape, &self.fit);
+        let choice = fitter.choose(bound)?;
+        let (term, scale) = fitter.make(choice)?;
+        let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
+        write(&term, scale, &target.shape, target.id.param, norm, self.options.dtype)
+    }
+}
+
+/// What the header takes at most, near enough: up to four tensors for a weight and one for a bias.
+fn header_reserve(sites: &[Site<'_>], recipe: &Recipe) -> usize {
+    let of_target = |target: &Target<'_>| match target.id.param {
+        Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
+        _ => 1,
+    };
+    let entries = sites.iter().map(|site| {
+        let tensors: usize = site.targets.iter().map(of_target).sum();
+        tensors * entry_bound(site.module.len() + ".lora_down.weight".len())
+    });
+    entries.sum::<usize>() + 4096 + 400 * recipe.inputs.len()
+}
+
+/// At most a few warnings of each kind, the rest counted.
+fn summarise(warnings: impl Iterator<Item = String>) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let all: Vec<String> = warnings.collect();
+    let more = all.len().saturating_sub(SHOWN);
+    let mut out: Vec<String> = all.into_iter().take(SHOWN).collect();
+    if more > 0 {
+        out.push(format!("and {more} more warnings of this kind"));
+    }
+    out
+}

@@ -1,0 +1,71 @@
+//! The recipe: inputs and options as data. It travels in the output's metadata, so that anyone can make the same
+//! bytes again from the same files.
+
+use serde::Serialize;
+
+use super::options::{Options, Quality, Space};
+use super::{Input, strategy};
+use crate::file::sha256_hex;
+
+/// What was asked for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Recipe {
+    /// The inputs in their order.
+    pub inputs: Vec<RecipeInput>,
+    /// The strategy's name.
+    pub strategy: String,
+    /// `delta` or `factor`.
+    pub space: &'static str,
+    /// The output's format.
+    pub format: &'static str,
+    /// The output's dtype.
+    pub dtype: String,
+    /// The other options that change the result and were set.
+    pub options: std::collections::BTreeMap<&'static str, String>,
+}
+
+/// One input of a recipe.
+#[derive(Clone, Debug, Serialize)]
+pub struct RecipeInput {
+    /// The file's name, without its folder.
+    pub name: String,
+    /// SHA-256 of the whole file.
+    pub sha256: String,
+    /// The user's weight.
+    pub weight: f64,
+}
+
+impl Recipe {
+    pub(super) fn of(inputs: &[Input], options: &Options) -> Self {
+        let input = |input: &Input| RecipeInput {
+            name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            sha256: sha256_hex(input.adapter.file().bytes()),
+            weight: input.weight,
+        };
+        let quality = |quality| match quality {
+            Quality::Exact => "exact",
+            Quality::Good => "good",
+            Quality::Compact => "compact",
+        };
+        let reads = |name| strategy::by_name(&options.strategy).is_ok_and(|row| row.options.contains(&name));
+        let set = [
+            ("normalize", (options.normalize && reads("normalize")).then(|| "true".to_owned())),
+            ("norm-threshold", reads("norm-threshold").then(|| options.norm_threshold.to_string())),
+            ("quality", options.quality.map(|q| quality(q).to_owned())),
+            ("tolerance", options.tolerance.map(|x| x.to_string())),
+            ("rank", options.rank.map(|x| x.to_string())),
+            ("max-size", options.max_size.map(|x| x.to_string())),
+            ("factor", options.factor.map(|x| x.to_string())),
+            ("match-norm", options.match_norm.then(|| "true".to_owned())),
+            ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
+        ];
+        Self {
+            inputs: inputs.iter().map(input).collect(),
+            strategy: options.strategy.clone(),
+            space: if options.space == Space::Delta { "delta" } else { "factor" },
+            format: options.format.name(),
+            dtype: options.dtype.to_string(),
+            options: set.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        }
+    }
+}
