@@ -1,0 +1,106 @@
+//! Every family's delta equals what lycoris-lora's own forward pass does (`tests/golden/make_golden.py`), what the
+//! formats' published test vectors say, and what trained adapters do (`tests/data/real`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use faer::Mat;
+use lycomerge::Adapter;
+use lycomerge::adapter::{LayerId, Param};
+use lycomerge::file::{SafeTensors, Writer};
+use lycomerge::tensor::{Dtype, encode};
+
+/// Deltas by layer, as stored: flattened to rows × the rest.
+fn truth(path: &Path, module: impl Fn(&str) -> String) -> BTreeMap<LayerId, Mat<f64>> {
+    let file = SafeTensors::open(path).unwrap();
+    let mut deltas = BTreeMap::new();
+    for name in file.names() {
+        let (path, param) = name.rsplit_once('.').unwrap();
+        let param = if param == "bias" { Param::Bias } else { Param::Weight };
+        let view = file.get(name).unwrap();
+        let numbers: Vec<f64> = view.to_reals();
+        let rows = view.shape.first().copied().unwrap_or(1);
+        let matrix = Mat::from_fn(rows, numbers.len() / rows, |i, j| numbers[i * (numbers.len() / rows) + j]);
+        deltas.insert(LayerId { module: module(path), param }, matrix);
+    }
+    assert!(!deltas.is_empty());
+    deltas
+}
+
+fn assert_deltas(adapter: &Path, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f64) {
+    let adapter = Adapter::open(adapter).unwrap();
+    for (id, want) in truth {
+        let layer = adapter.layers().get(id).unwrap_or_else(|| panic!("{id:?} is missing"));
+        let got = adapter.delta(id, layer).unwrap().to_full();
+        assert_eq!(got.shape(), want.shape(), "{id:?}");
+        let error = (&got - want).norm_l2() / want.norm_l2();
+        assert!(error <= allowed, "{}: {id:?}: {error:e}", adapter.path().display());
+    }
+}
+
+#[test]
+fn every_family_gives_the_delta_of_lycoris_loras_forward_pass() {
+    let golden = Path::new("tests/golden");
+    for group in ["lora", "loha", "lokr", "direct"] {
+        let truth = truth(&golden.join(format!("{group}.delta.safetensors")), |case| format!("lora_unet_{case}"));
+        let file = golden.join(format!("{group}.safetensors"));
+        assert_eq!(Adapter::open(&file).unwrap().layers().len(), truth.len(), "{group}: every layer has a truth");
+        assert_deltas(&file, &truth, 1e-12);
+    }
+}
+
+#[test]
+fn trained_adapters_do_what_their_trainer_measured() {
+    let real = Path::new("tests/data/real");
+    let mut files = 0;
+    for entry in std::fs::read_dir(real.join("truth")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().replace(".delta", "");
+        let truth = truth(&path, |module| format!("lora_unet_{}", module.replace('.', "_")));
+        assert_deltas(&real.join("adapters").join(name), &truth, 1e-6);
+        files += 1;
+    }
+    assert_eq!(files, 10);
+}
+
+/// The vectors' number generator: exact in 16-bit floats.
+fn vector_tensor(seed: u64, shape: &[usize]) -> Vec<f64> {
+    let count: usize = shape.iter().product();
+    (0..count as u64).map(|i| (((73 * i + 31 * seed + 17) % 101) as f64 - 50.0) / 64.0).collect()
+}
+
+#[test]
+fn the_published_test_vectors_hold() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string("tests/golden/vectors.json").unwrap()).unwrap();
+    let vectors = vectors.as_array().unwrap();
+    assert_eq!(vectors.len(), 9);
+    for vector in vectors {
+        let mut tensors = BTreeMap::new();
+        for (suffix, tensor) in vector["tensors"].as_object().unwrap() {
+            let shape: Vec<usize> =
+                tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+            let numbers = vector_tensor(tensor["seed"].as_u64().unwrap(), &shape);
+            tensors.insert(format!("m.{}", suffix.trim_start_matches('.')), (shape, numbers));
+        }
+        tensors.insert("m.alpha".to_owned(), (Vec::new(), vec![vector["alpha"].as_f64().unwrap()]));
+        let mut writer = Writer::new(std::io::Cursor::new(Vec::new()), "vector".into(), 1024).unwrap();
+        for (name, (shape, numbers)) in &tensors {
+            let mut data = Vec::new();
+            encode(numbers, Dtype::F32, &mut data).unwrap();
+            writer.push(name, Dtype::F32, shape, &data).unwrap();
+        }
+        let bytes = writer.finish(BTreeMap::new()).unwrap().0.into_inner();
+        let adapter = Adapter::from_bytes("vector", bytes).unwrap();
+        let (id, layer) = adapter.layers().iter().next().unwrap();
+        let delta = adapter.delta(id, layer).unwrap().to_full();
+        let name = &vector["name"];
+        let close = |got: f64, want: &serde_json::Value| (got - want.as_f64().unwrap()).abs() < 2e-8;
+        assert!(close(delta.sum(), &vector["sum"]), "{name}: {}", delta.sum());
+        assert!(close(delta.norm_l2(), &vector["norm"]), "{name}: {}", delta.norm_l2());
+        for (j, want) in vector["first"].as_array().unwrap().iter().enumerate() {
+            let got = delta[(j / delta.ncols(), j % delta.ncols())];
+            assert!(close(got, want), "{name}: entry {j} is {got}, not {want}");
+        }
+    }
+}
