@@ -117,10 +117,12 @@ impl FromStr for Dtype {
     /// Parses a dtype that can be written: `float16`, `bfloat16`, `float`, ….
     fn from_str(s: &str) -> Result<Self> {
         let wanted = s.to_ascii_lowercase();
-        ROWS.iter().find(|row| row.spellings.contains(&wanted.as_str())).map(|row| row.dtype).ok_or_else(|| {
-            let known: Vec<_> = Self::spellings().collect();
-            Error::option(format!("unknown dtype '{s}'; use one of {}", known.join(", ")))
-        })
+        ROWS.iter().find(|row| row.spellings.contains(&wanted.as_str())).map(|row| row.dtype).ok_or_else(
+            || {
+                let known: Vec<_> = Self::spellings().collect();
+                Error::option(format!("unknown dtype '{s}'; use one of {}", known.join(", ")))
+            },
+        )
     }
 }
 
@@ -155,7 +157,9 @@ impl TensorView<'_> {
             Dtype::F16 => halves::<T, f16>(self.data, &mut out),
             Dtype::BF16 => halves::<T, bf16>(self.data, &mut out),
             Dtype::F8E4M3 => map(self.data, &mut out, |[b]| T::from_f32(f8_e4m3(b))),
-            Dtype::F8E5M2 => map(self.data, &mut out, |[b]| T::from_f32(f16::from_bits(u16::from(b) << 8).to_f32())),
+            Dtype::F8E5M2 => {
+                map(self.data, &mut out, |[b]| T::from_f32(f16::from_bits(u16::from(b) << 8).to_f32()))
+            }
             Dtype::I64 => map(self.data, &mut out, |b| T::from_f64(i64::from_le_bytes(b) as f64)),
             Dtype::I32 => map(self.data, &mut out, |b| T::from_f64(f64::from(i32::from_le_bytes(b)))),
             Dtype::I16 => map(self.data, &mut out, |b| T::from_f64(f64::from(i16::from_le_bytes(b)))),
@@ -350,13 +354,10 @@ mod tests {
 
     #[test]
     fn float8_values_are_those_of_the_ocp_formats() {
-        assert_eq!(decode(Dtype::F8E4M3, &[0x38, 0xb8, 0x7e, 0x01, 0x08]), [
-            1.0,
-            -1.0,
-            448.0,
-            2_f64.powi(-9),
-            2_f64.powi(-6)
-        ]);
+        assert_eq!(
+            decode(Dtype::F8E4M3, &[0x38, 0xb8, 0x7e, 0x01, 0x08]),
+            [1.0, -1.0, 448.0, 2_f64.powi(-9), 2_f64.powi(-6)]
+        );
         assert_eq!(decode(Dtype::F8E5M2, &[0x3c, 0xbc, 0x7b, 0x01]), [1.0, -1.0, 57344.0, 2_f64.powi(-16)]);
         assert!(decode(Dtype::F8E4M3, &[0x7f, 0xff]).iter().all(|x| x.is_nan()));
     }

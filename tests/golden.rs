@@ -42,9 +42,14 @@ fn assert_deltas(adapter: &Path, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f
 fn every_family_gives_the_delta_of_lycoris_loras_forward_pass() {
     let golden = Path::new("tests/golden");
     for group in ["lora", "loha", "lokr", "direct"] {
-        let truth = truth(&golden.join(format!("{group}.delta.safetensors")), |case| format!("lora_unet_{case}"));
+        let truth =
+            truth(&golden.join(format!("{group}.delta.safetensors")), |case| format!("lora_unet_{case}"));
         let file = golden.join(format!("{group}.safetensors"));
-        assert_eq!(Adapter::open(&file).unwrap().layers().len(), truth.len(), "{group}: every layer has a truth");
+        assert_eq!(
+            Adapter::open(&file).unwrap().layers().len(),
+            truth.len(),
+            "{group}: every layer has a truth"
+        );
         assert_deltas(&file, &truth, 1e-12);
     }
 }

@@ -67,7 +67,8 @@ impl Family {
     }
 
     pub(super) fn delta(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
-        let row = ROWS.iter().find(|row| row.family == self && row.marks.iter().any(|mark| members.has(mark)));
+        let row =
+            ROWS.iter().find(|row| row.family == self && row.marks.iter().any(|mark| members.has(mark)));
         let row = row.ok_or_else(|| Error::internal("a layer without the tensors of its family"))?;
         let delta = (row.delta)(members, layer)?;
         debug_assert_eq!((delta.rows(), delta.cols()), (layer.shape.rows, layer.shape.cols));
@@ -98,7 +99,8 @@ pub(crate) fn stored_delta(tensors: &[NewTensor]) -> Result<Delta<f64>> {
 /// Module and suffix of a tensor's name: the longest known suffix wins.
 pub(super) fn split(name: &str) -> Option<(&str, &'static str)> {
     let known = ROWS.iter().flat_map(|row| row.suffixes()).chain(refused::suffixes());
-    let suffix = known.filter(|suffix| name.len() > suffix.len() && name.ends_with(suffix)).max_by_key(|s| s.len())?;
+    let suffix =
+        known.filter(|suffix| name.len() > suffix.len() && name.ends_with(suffix)).max_by_key(|s| s.len())?;
     Some((&name[..name.len() - suffix.len()], suffix))
 }
 
@@ -132,7 +134,11 @@ pub(super) fn layers_of(
             shape.dims = Dims::Kernel(kernel);
         }
         let numbers = members.iter().map(|(_, view)| view.len()).sum();
-        layers.push((row.param, Layer { family: row.family, shape, scale, rank, numbers, tensors: own }, warning));
+        layers.push((
+            row.param,
+            Layer { family: row.family, shape, scale, rank, numbers, tensors: own },
+            warning,
+        ));
     }
     if owned < tensors.len() {
         let taken = |suffix: &&str| rows.iter().any(|row| row.suffixes().any(|own| own == *suffix));

@@ -34,7 +34,9 @@ fn check(members: &Members<'_>) -> Result<Checked> {
     let first = half_shape(members, &FIRST)?;
     let second = half_shape(members, &SECOND)?;
     let shape = first.join(&second).map_err(|_| {
-        Error::format(format!("its halves don't fit together: w1 makes a {first} matrix and w2 a {second} one"))
+        Error::format(format!(
+            "its halves don't fit together: w1 makes a {first} matrix and w2 a {second} one"
+        ))
     })?;
     let rank = members.flat(FIRST.b)?.0;
     let (scale, warning) = members.scale(rank)?;

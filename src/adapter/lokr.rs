@@ -39,7 +39,9 @@ struct Part {
 
 fn part(members: &Members<'_>, whole: &str, a: &str, b: &str) -> Result<Part> {
     match (members.has(whole), members.has(a) || members.has(b)) {
-        (true, true) => Err(Error::format(format!("has both '{whole}' and its decomposition; loaders disagree about it"))),
+        (true, true) => {
+            Err(Error::format(format!("has both '{whole}' and its decomposition; loaders disagree about it")))
+        }
         (true, false) => {
             let (rows, cols) = members.flat(whole)?;
             let kernel = members.factor(whole)?.shape[2..].to_vec();
@@ -48,7 +50,9 @@ fn part(members: &Members<'_>, whole: &str, a: &str, b: &str) -> Result<Part> {
         (false, _) => {
             let ((rows, inner), (rank, cols)) = (members.flat(a)?, members.flat(b)?);
             if inner != rank {
-                return Err(Error::format(format!("'{a}' has {inner} columns and '{b}' {rank} rows; both are the rank")));
+                return Err(Error::format(format!(
+                    "'{a}' has {inner} columns and '{b}' {rank} rows; both are the rank"
+                )));
             }
             let dims = match members.factor(b)?.shape {
                 [_, _, kernel @ ..] if !kernel.is_empty() => Dims::Kernel(kernel.to_vec()),
@@ -68,7 +72,12 @@ fn w2_part(members: &Members<'_>) -> Result<Part> {
     }
     let ((left, rows), (rank, cols)) = (members.flat(W2_A)?, members.flat(W2_B)?);
     let kernel = tucker_kernel(members, T2, left, rank)?;
-    Ok(Part { rows, cols: cols * kernel.iter().product::<usize>(), rank: Some(rank), dims: Dims::Kernel(kernel) })
+    Ok(Part {
+        rows,
+        cols: cols * kernel.iter().product::<usize>(),
+        rank: Some(rank),
+        dims: Dims::Kernel(kernel),
+    })
 }
 
 fn check(members: &Members<'_>) -> Result<Checked> {
@@ -119,9 +128,14 @@ mod tests {
 
     #[test]
     fn dimensions_are_cut_as_lycoris_cuts_them() {
-        for (n, factor, pair) in
-            [(128, 64, (2, 64)), (250, 8, (5, 50)), (360, 16, (15, 24)), (1280, 8, (8, 160)), (7, 4, (1, 7)), (4, 0, (1, 4))]
-        {
+        for (n, factor, pair) in [
+            (128, 64, (2, 64)),
+            (250, 8, (5, 50)),
+            (360, 16, (15, 24)),
+            (1280, 8, (8, 160)),
+            (7, 4, (1, 7)),
+            (4, 0, (1, 4)),
+        ] {
             assert_eq!(factorize(n, factor), pair, "F({n}, {factor})");
         }
     }

@@ -34,7 +34,9 @@ fn check(members: &Members<'_>) -> Result<Checked> {
     let (rank, down_cols) = members.flat(DOWN)?;
     let (rows, up_cols) = members.flat(UP)?;
     if up_cols != rank {
-        return Err(Error::format(format!("'{UP}' has {up_cols} columns and '{DOWN}' {rank} rows; both are the rank")));
+        return Err(Error::format(format!(
+            "'{UP}' has {up_cols} columns and '{DOWN}' {rank} rows; both are the rank"
+        )));
     }
     let shape = match members.get(MID) {
         None => {
@@ -69,7 +71,9 @@ fn delta(members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
 pub(super) fn tucker_kernel(members: &Members<'_>, core: &str, i: usize, j: usize) -> Result<Vec<usize>> {
     match members.factor(core)?.shape {
         [a, b, kernel @ ..] if (*a, *b) == (i, j) => Ok(kernel.to_vec()),
-        shape => Err(Error::format(format!("'{core}' has the shape {shape:?}; it should begin with [{i}, {j}]"))),
+        shape => {
+            Err(Error::format(format!("'{core}' has the shape {shape:?}; it should begin with [{i}, {j}]")))
+        }
     }
 }
 
@@ -85,21 +89,31 @@ pub(super) fn fold_tucker(core: &Mat<f64>, down: &Mat<f64>) -> Mat<f64> {
 
 fn sparse(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<f64>> {
     let integers = |suffix: &str| -> Result<Vec<usize>> {
-        let view = members.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
+        let view =
+            members.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
         if view.dtype.is_float() || view.dtype == Dtype::Bool {
             return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
         }
-        let index = |x: f64| if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) };
+        let index = |x: f64| {
+            if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) }
+        };
         view.to_reals::<f64>().into_iter().map(index).collect()
     };
     if integers(SIZE)? != [shape.rows, shape.cols] {
-        return Err(Error::format(format!("'{SIZE}' is not [{}, {}], the size of the layer", shape.rows, shape.cols)));
+        return Err(Error::format(format!(
+            "'{SIZE}' is not [{}, {}], the size of the layer",
+            shape.rows, shape.cols
+        )));
     }
     let values: Vec<f64> = members.factor(VALUES)?.to_reals();
     check_finite(VALUES, &values)?;
     let indices = integers(INDICES)?;
     if indices.len() != 2 * values.len() {
-        return Err(Error::format(format!("'{INDICES}' has {} numbers for {} values", indices.len(), values.len())));
+        return Err(Error::format(format!(
+            "'{INDICES}' has {} numbers for {} values",
+            indices.len(),
+            values.len()
+        )));
     }
     let mut out = Mat::zeros(shape.rows, shape.cols);
     let (rows, cols) = indices.split_at(values.len());

@@ -53,7 +53,9 @@ impl<'a> Members<'a> {
             return Err(Error::format(format!("'{suffix}' is a single number, not a matrix")));
         };
         if rest.is_empty() {
-            return Err(Error::format(format!("'{suffix}' has one dimension, {rows}; a factor has two or more")));
+            return Err(Error::format(format!(
+                "'{suffix}' has one dimension, {rows}; a factor has two or more"
+            )));
         }
         Ok((*rows, rest.iter().product()))
     }

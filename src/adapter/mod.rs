@@ -24,8 +24,8 @@ use crate::file::SafeTensors;
 use crate::tensor::{Dtype, TensorView};
 
 pub use family::Family;
-pub use full::norm_names;
 pub(crate) use family::stored_delta;
+pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub use shape::{Dims, WeightShape};
@@ -204,7 +204,10 @@ impl Adapter {
     /// # Errors
     /// A stored number that is not finite.
     pub fn delta(&self, id: &LayerId, layer: &Layer) -> Result<Delta<f64>> {
-        layer.family.delta(&self.members(layer), layer).map_err(|e| e.in_layer(&id.module).in_file(self.path()))
+        layer
+            .family
+            .delta(&self.members(layer), layer)
+            .map_err(|e| e.in_layer(&id.module).in_file(self.path()))
     }
 
     /// What the file is, in one word for scripts: `LoRA`, `LoHa`, `LoKr`, `Full`, `Norm`, or `Mixed`. Norm and

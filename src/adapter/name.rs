@@ -30,7 +30,11 @@ pub fn unet_kernel(module: &str, cols: usize) -> Option<Vec<usize>> {
     if !path.contains("unet") {
         return None;
     }
-    let ends = |names: &[&str]| names.iter().any(|name| path.ends_with(&format!("_{name}")) || path.ends_with(name) && name.starts_with("samplers"));
+    let ends = |names: &[&str]| {
+        names.iter().any(|name| {
+            path.ends_with(&format!("_{name}")) || path.ends_with(name) && name.starts_with("samplers")
+        })
+    };
     if ends(&SPATIAL) && cols.is_multiple_of(9) {
         return Some(vec![3, 3]);
     }
@@ -44,7 +48,10 @@ mod tests {
     #[test]
     fn blocks_are_names_up_to_their_number() {
         assert_eq!(block("lora_unet_down_blocks_1_attentions_0_proj_in"), "unet_down_blocks_1");
-        assert_eq!(block("lora_te1_text_model_encoder_layers_11_mlp_fc1"), "te1_text_model_encoder_layers_11");
+        assert_eq!(
+            block("lora_te1_text_model_encoder_layers_11_mlp_fc1"),
+            "te1_text_model_encoder_layers_11"
+        );
         assert_eq!(block("diffusion_model.double_blocks.7.img_attn.qkv"), "diffusion_model_double_blocks_7");
         assert_eq!(block("lora_unet_conv_in"), "unet");
     }

@@ -66,7 +66,9 @@ impl WeightShape {
     /// # Errors
     /// Different element counts, or kernels that contradict each other.
     pub fn join(&self, other: &Self) -> Result<Self> {
-        let differ = || Error::mismatch(format!("changes a {other} parameter here and a {self} one in an earlier input"));
+        let differ = || {
+            Error::mismatch(format!("changes a {other} parameter here and a {self} one in an earlier input"))
+        };
         if (self.rows, self.cols) != (other.rows, other.cols) {
             return Err(differ());
         }

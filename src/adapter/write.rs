@@ -92,7 +92,8 @@ pub fn write<T: Real>(
 /// w2 as a product, where it is to be stored so: not where a loader expects it whole (rank ≥ max(b, d)/2), but
 /// always for 1-D and 3-D convolutions, whose whole w2 some hosts misread.
 fn w2_product<T: Real>(w2: &Factor<T>, shape: &WeightShape) -> Option<(Mat<T>, Mat<T>)> {
-    let thin = matches!(w2, Factor::Product { left, right } if left.ncols() * 2 < left.nrows().max(right.ncols()));
+    let thin =
+        matches!(w2, Factor::Product { left, right } if left.ncols() * 2 < left.nrows().max(right.ncols()));
     (thin || matches!(shape.kernel().len(), 1 | 3)).then(|| w2.to_product())
 }
 
@@ -110,7 +111,12 @@ struct Writer {
 }
 
 impl Writer {
-    fn push<T: Real>(&mut self, suffix: &'static str, shape: Vec<usize>, matrix: MatRef<'_, T>) -> Result<()> {
+    fn push<T: Real>(
+        &mut self,
+        suffix: &'static str,
+        shape: Vec<usize>,
+        matrix: MatRef<'_, T>,
+    ) -> Result<()> {
         debug_assert_eq!(shape.iter().product::<usize>(), matrix.nrows() * matrix.ncols());
         let mut row_major = Vec::with_capacity(matrix.nrows() * matrix.ncols());
         for i in 0..matrix.nrows() {

@@ -1,28 +1,62 @@
 //! The few matrix factorisations that merging needs, over faer, each sequential: layers are the unit of
 //! parallel work, so the bytes of a result never depend on the number of threads.
 
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
+use faer::linalg::evd::ComputeEigenvectors;
+use faer::linalg::householder::{
+    apply_block_householder_sequence_on_the_left_in_place_scratch,
+    apply_block_householder_sequence_on_the_left_in_place_with_conj,
+};
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+use faer::linalg::qr::no_pivoting::factor as qr;
+use faer::linalg::svd::ComputeSvdVectors;
+use faer::{Accum, Conj, Mat, MatMut, MatRef, Par, Spec};
 
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
+const SEQ: Par = Par::Seq;
+
 /// `dst += scale · lhs · rhs`
 pub(crate) fn add_product<T: Real>(dst: MatMut<'_, T>, scale: T, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
-    matmul(dst, Accum::Add, lhs, rhs, scale, Par::Seq);
+    matmul(dst, Accum::Add, lhs, rhs, scale, SEQ);
 }
 
 /// `lhs · rhs`
 pub(crate) fn product<T: Real>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) -> Mat<T> {
     let mut out = Mat::zeros(lhs.nrows(), rhs.ncols());
-    matmul(out.as_mut(), Accum::Replace, lhs, rhs, T::from_f64(1.0), Par::Seq);
+    matmul(out.as_mut(), Accum::Replace, lhs, rhs, T::from_f64(1.0), SEQ);
     out
 }
 
 /// The thin QR factorisation: Q (m × min(m, n)) with orthonormal columns, and R (min(m, n) × n).
 pub(crate) fn thin_qr<T: Real>(matrix: MatRef<'_, T>) -> (Mat<T>, Mat<T>) {
-    let qr = matrix.qr();
-    (qr.compute_thin_Q(), qr.thin_R().to_owned())
+    let (m, n) = matrix.shape();
+    let size = m.min(n);
+    let block = qr::recommended_block_size::<T>(m, n);
+    let (mut basis, mut coefficients) = (matrix.to_owned(), Mat::zeros(block, size));
+    let scratch = qr::qr_in_place_scratch::<T>(m, n, block, SEQ, Spec::default());
+    qr::qr_in_place(
+        basis.as_mut(),
+        coefficients.as_mut(),
+        SEQ,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        Spec::default(),
+    );
+    let r = Mat::from_fn(size, n, |i, j| if i <= j { basis[(i, j)] } else { T::from_f64(0.0) });
+    let mut q = Mat::identity(m, size);
+    let scratch = apply_block_householder_sequence_on_the_left_in_place_scratch::<T>(m, block, size);
+    apply_block_householder_sequence_on_the_left_in_place_with_conj(
+        basis.get(.., ..size),
+        coefficients.as_ref(),
+        Conj::No,
+        q.as_mut(),
+        SEQ,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+    );
+    (q, r)
 }
 
 /// A (possibly truncated) singular value decomposition U diag(sigma) Vᵀ.
@@ -36,19 +70,92 @@ pub(crate) struct Svd<T> {
 }
 
 fn no_convergence<E: std::fmt::Debug>(error: E) -> Error {
-    Error::value(format!("a singular value decomposition did not converge ({error:?}); are the values finite?"))
+    Error::value(format!(
+        "a singular value decomposition did not converge ({error:?}); are the values finite?"
+    ))
 }
 
 /// All singular values and vectors of `matrix`.
 pub(crate) fn svd<T: Real>(matrix: MatRef<'_, T>) -> Result<Svd<T>> {
-    let svd = matrix.thin_svd().map_err(no_convergence)?;
-    let sigma = svd.S().column_vector().iter().map(|s| s.to_f64()).collect();
-    Ok(Svd { u: svd.U().to_owned(), sigma, v: svd.V().to_owned() })
+    let (m, n) = matrix.shape();
+    let size = m.min(n);
+    let (mut u, mut sigma, mut v) = (Mat::zeros(m, size), Diag::zeros(size), Mat::zeros(n, size));
+    let (thin, spec) = (ComputeSvdVectors::Thin, Spec::default());
+    let scratch = faer::linalg::svd::svd_scratch::<T>(m, n, thin, thin, SEQ, spec);
+    let (left, right) = (Some(u.as_mut()), Some(v.as_mut()));
+    faer::linalg::svd::svd(
+        matrix,
+        sigma.as_mut(),
+        left,
+        right,
+        SEQ,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        spec,
+    )
+    .map_err(no_convergence)?;
+    Ok(Svd { u, sigma: to_vec(&sigma), v })
 }
 
 /// The singular values of `matrix` alone, largest first.
 pub(crate) fn singular_values<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>> {
-    Ok(matrix.singular_values().map_err(no_convergence)?.iter().map(|s| s.to_f64()).collect())
+    let (m, n) = matrix.shape();
+    let mut sigma = Diag::zeros(m.min(n));
+    let (no, spec) = (ComputeSvdVectors::No, Spec::default());
+    let scratch = faer::linalg::svd::svd_scratch::<T>(m, n, no, no, SEQ, spec);
+    faer::linalg::svd::svd(
+        matrix,
+        sigma.as_mut(),
+        None,
+        None,
+        SEQ,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        spec,
+    )
+    .map_err(no_convergence)?;
+    Ok(to_vec(&sigma))
+}
+
+/// The eigenvalues of a symmetric matrix, smallest first, and their vectors.
+pub(crate) fn symmetric_eigen<T: Real>(matrix: MatRef<'_, T>) -> Result<(Vec<f64>, Mat<T>)> {
+    let n = matrix.nrows();
+    let (mut values, mut vectors) = (Diag::zeros(n), Mat::zeros(n, n));
+    let spec = Spec::default();
+    let scratch = faer::linalg::evd::self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::Yes, SEQ, spec);
+    let into = Some(vectors.as_mut());
+    faer::linalg::evd::self_adjoint_evd(
+        matrix,
+        values.as_mut(),
+        into,
+        SEQ,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        spec,
+    )
+    .map_err(no_convergence)?;
+    Ok((to_vec(&values), vectors))
+}
+
+/// Solves `matrix · x = side` for a symmetric positive definite matrix, over `side`; false where it is not.
+pub(crate) fn solve_positive(mut matrix: MatMut<'_, f64>, side: MatMut<'_, f64>) -> bool {
+    let n = matrix.nrows();
+    let spec = Spec::default();
+    let scratch = llt::factor::cholesky_in_place_scratch::<f64>(n, SEQ, spec);
+    let factored = llt::factor::cholesky_in_place(
+        matrix.as_mut(),
+        Default::default(),
+        SEQ,
+        MemStack::new(&mut MemBuffer::new(scratch)),
+        spec,
+    )
+    .is_ok();
+    if factored {
+        let scratch = llt::solve::solve_in_place_scratch::<f64>(n, side.ncols(), SEQ);
+        llt::solve::solve_in_place(matrix.as_ref(), side, SEQ, MemStack::new(&mut MemBuffer::new(scratch)));
+    }
+    factored
+}
+
+fn to_vec<T: Real>(diagonal: &Diag<T>) -> Vec<f64> {
+    diagonal.column_vector().iter().map(|x| x.to_f64()).collect()
 }
 
 /// The `rank` leading singular triplets of `matrix`.
@@ -63,7 +170,11 @@ pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result
         let mut all = svd(matrix)?;
         let keep = rank.min(all.sigma.len());
         all.sigma.truncate(keep);
-        return Ok(Svd { u: all.u.get(.., ..keep).to_owned(), sigma: all.sigma, v: all.v.get(.., ..keep).to_owned() });
+        return Ok(Svd {
+            u: all.u.get(.., ..keep).to_owned(),
+            sigma: all.sigma,
+            v: all.v.get(.., ..keep).to_owned(),
+        });
     }
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let start = Mat::from_fn(n, block, |_, _| T::from_f64(centred_uniform(&mut state)));
@@ -74,8 +185,7 @@ pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result
         let image = product(matrix, right.as_ref());
         // The leading `rank` values, not the whole block, must stand still: the rest never do.
         let gram = product(image.transpose(), image.as_ref());
-        let values = gram.self_adjoint_eigenvalues(Side::Lower).map_err(no_convergence)?;
-        let energy: f64 = values.iter().rev().take(rank).map(|x| x.to_f64()).sum();
+        let energy: f64 = symmetric_eigen(gram.as_ref())?.0.iter().rev().take(rank).sum();
         let still = (energy - captured).abs() <= 1e-7 * energy;
         captured = energy;
         left = thin_qr(image.as_ref()).0;

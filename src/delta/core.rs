@@ -89,7 +89,7 @@ pub(crate) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, Vec<(f64
 }
 
 /// The structured joint spaces of Kronecker terms of one split.
-struct KronSpaces<'a, T> {
+struct KronSpaces<'a, T: Real> {
     split: Split,
     krons: Vec<(f64, &'a Kron<T>)>,
     /// Joint rank of the inner factors, where it is below both sides of B.
@@ -124,7 +124,9 @@ impl<'a, T: Real> KronSpaces<'a, T> {
         let mut ranges = Vec::with_capacity(self.krons.len());
         let mut at = 0;
         for (_, kron) in &self.krons {
-            let Factor::Product { left, right } = &kron.b else { unreachable!("a joint rank has no full factors") };
+            let Factor::Product { left, right } = &kron.b else {
+                unreachable!("a joint rank has no full factors")
+            };
             let range = at..at + left.ncols();
             lefts.get_mut(.., range.clone()).copy_from(left);
             rights.get_mut(.., range.clone()).copy_from(right.transpose());

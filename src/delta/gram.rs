@@ -82,14 +82,17 @@ impl Expanded<'_> {
                 plain_plain(&x.a, &y.a) * plain_plain(&x.b, &y.b)
             }
             (Self::Kron(x), Self::Kron(y)) => {
-                let (thin, other) = if x.a.rank() * x.b.rank() <= y.a.rank() * y.b.rank() { (x, y) } else { (y, x) };
+                let (thin, other) =
+                    if x.a.rank() * x.b.rank() <= y.a.rank() * y.b.rank() { (x, y) } else { (y, x) };
                 let (left, right) = thin.to_product();
                 kron_product(other, &left, &right)
             }
-            (Self::Kron(kron), Self::Plain(factor)) | (Self::Plain(factor), Self::Kron(kron)) => match &**factor {
-                Factor::Product { left, right } => kron_product(kron, left, right),
-                Factor::Full(matrix) => kron_full(kron, matrix),
-            },
+            (Self::Kron(kron), Self::Plain(factor)) | (Self::Plain(factor), Self::Kron(kron)) => {
+                match &**factor {
+                    Factor::Product { left, right } => kron_product(kron, left, right),
+                    Factor::Full(matrix) => kron_full(kron, matrix),
+                }
+            }
         }
     }
 }

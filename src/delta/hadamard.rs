@@ -8,7 +8,7 @@ use crate::tensor::Real;
 
 /// first ∘ second, entry by entry.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Hadamard<T> {
+pub struct Hadamard<T: Real> {
     /// LoHa's w1_a w1_b.
     pub first: Factor<T>,
     /// LoHa's w2_a w2_b.

@@ -7,7 +7,7 @@ use crate::tensor::Real;
 
 /// A ⊗ B.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kron<T> {
+pub struct Kron<T: Real> {
     /// The outer factor, LoKr's w1.
     pub a: Factor<T>,
     /// The inner factor, LoKr's w2, kernel flattened into its columns.

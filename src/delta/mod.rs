@@ -23,7 +23,7 @@ pub use hadamard::Hadamard;
 pub use kron::{Kron, Split};
 
 /// A matrix that is held whole or as a product of two thin ones.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Factor<T> {
     /// The matrix itself.
     Full(Mat<T>),
@@ -36,9 +36,24 @@ pub enum Factor<T> {
     },
 }
 
+/// Equal as stored: the same matrix factored differently is another factor.
+impl<T: Real> PartialEq for Factor<T> {
+    fn eq(&self, other: &Self) -> bool {
+        // faer compares only matrices of one shape.
+        let same = |x: &Mat<T>, y: &Mat<T>| x.shape() == y.shape() && x == y;
+        match (self, other) {
+            (Self::Full(x), Self::Full(y)) => same(x, y),
+            (Self::Product { left: a, right: b }, Self::Product { left: c, right: d }) => {
+                same(a, c) && same(b, d)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// One term of a delta.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Term<T> {
+pub enum Term<T: Real> {
     /// A low-rank (product) or dense (full) matrix.
     Plain(Factor<T>),
     /// A ⊗ B, as LoKr stores it.
@@ -49,7 +64,7 @@ pub enum Term<T> {
 
 /// ΔW = Σ coefficient · term, a `rows` × `cols` matrix.
 #[derive(Clone, Debug)]
-pub struct Delta<T> {
+pub struct Delta<T: Real> {
     rows: usize,
     cols: usize,
     terms: Vec<(f64, Arc<Term<T>>)>,
@@ -168,10 +183,9 @@ impl<T: Real> Term<T> {
         match self {
             Self::Plain(factor) => Term::Plain(factor.cast()),
             Self::Kron(kron) => Term::Kron(Kron { a: kron.a.cast(), b: kron.b.cast() }),
-            Self::Hadamard(hadamard) => Term::Hadamard(Hadamard {
-                first: hadamard.first.cast(),
-                second: hadamard.second.cast(),
-            }),
+            Self::Hadamard(hadamard) => {
+                Term::Hadamard(Hadamard { first: hadamard.first.cast(), second: hadamard.second.cast() })
+            }
         }
     }
 }

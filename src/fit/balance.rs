@@ -1,5 +1,5 @@
 //! Factors ready to be rounded: their largest entries alike, by powers of two (which cost no precision), the
-//! rest of the scale in the first factor, and none of them in the dtype's subnormals.
+//! rest of the scale in one factor, and none of them in the dtype's subnormals.
 
 use faer::{Mat, Scale};
 
@@ -8,6 +8,8 @@ use crate::tensor::{Dtype, Real};
 
 /// float16 loses precision below 2⁻¹⁴; largest entries below this leave their smaller neighbours there.
 const LOW: f64 = 1.0 / 128.0;
+/// Factors whose largest entries are within this power of two of each other are balanced enough.
+const NEAR: f64 = 4.0;
 /// float16 ends at 65504.
 const HIGH: f64 = 16384.0;
 
@@ -26,13 +28,21 @@ pub(super) fn balance<T: Real>(mut term: Term<T>, scale: f64, dtype: Dtype) -> (
     let common = product.powf(1.0 / peaks.len() as f64);
     // Whole matrices have no alpha beside them that hosts read.
     let lift = if dtype == Dtype::F16 && peaks.len() > 1 { lift(common, peaks.len()) } else { 0 };
-    let mut rest = scale;
-    for (factor, peak) in factors.iter_mut().zip(&peaks).skip(1) {
-        let power = (common / peak).log2().round();
-        rest /= power.exp2();
-        **factor = &**factor * Scale(T::from_f64((power + f64::from(lift)).exp2()));
+    let shifts: Vec<f64> = peaks.iter().map(|peak| (common / peak).log2().round()).collect();
+    // Factors that are near enough stay as they are, subnormals and all.
+    let balanced = shifts.iter().all(|shift| shift.abs() <= NEAR);
+    let shifts: Vec<f64> = shifts.iter().map(|shift| if balanced { 0.0 } else { *shift }).collect();
+    let rest = scale / shifts.iter().sum::<f64>().exp2();
+    // What is left of the scale grows the smallest factor or shrinks the largest.
+    let order = |i: &usize| peaks[*i] * shifts[*i].exp2() * if rest.abs() < 1.0 { -1.0 } else { 1.0 };
+    let taker = (0..peaks.len()).min_by(|i, j| order(i).total_cmp(&order(j))).unwrap_or(0);
+    for (i, factor) in factors.iter_mut().enumerate() {
+        let own = if i == taker { rest } else { 1.0 };
+        let power = (shifts[i] + f64::from(lift)).exp2() * own;
+        if power != 1.0 {
+            **factor = &**factor * Scale(T::from_f64(power));
+        }
     }
-    *factors[0] = &*factors[0] * Scale(T::from_f64(rest * f64::from(lift).exp2()));
     let left_over = f64::from(-lift * peaks.len() as i32).exp2();
     (term, left_over)
 }

@@ -107,7 +107,8 @@ impl Bound {
 
 /// The smallest form within the bound, or the best there is.
 pub fn choose(curves: &[Curve], bound: Bound) -> Choice {
-    let within = curves.iter().filter_map(|curve| Some(Choice { form: curve.form, point: curve.smallest(bound)? }));
+    let within =
+        curves.iter().filter_map(|curve| Some(Choice { form: curve.form, point: curve.smallest(bound)? }));
     within.min_by_key(|choice| choice.point.numbers).unwrap_or_else(|| {
         let best = curves.iter().map(|curve| Choice { form: curve.form, point: curve.best(bound) });
         best.min_by(|a, b| a.point.error.total_cmp(&b.point.error)).expect("every layer has a form")

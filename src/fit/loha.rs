@@ -4,12 +4,11 @@
 //! The problem is not convex, so several starts compete: the strongest term, the average of the factors (what
 //! naive merging would store, so the result is never worse), and the square-root SVD.
 
-use faer::linalg::solvers::Solve;
-use faer::{Mat, MatRef, Side};
+use faer::{Mat, MatRef};
 
 use super::budget::{Bound, Curve, Point};
 use super::{Fitter, Form};
-use crate::compute::linalg::{leading_svd, product};
+use crate::compute::linalg::{leading_svd, product, solve_positive};
 use crate::delta::{Delta, Factor, Hadamard, Term, gram};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
@@ -125,7 +124,8 @@ fn starts<T: Real>(delta: &Delta<T>, target: &Mat<T>, rank: usize) -> Result<Vec
     }
     let root = |signed: bool| {
         let entry = |x: f64| if signed { x.signum() * x.abs().sqrt() } else { x.abs().sqrt() };
-        let matrix = Mat::from_fn(target.nrows(), target.ncols(), |i, j| T::from_f64(entry(target[(i, j)].to_f64())));
+        let matrix =
+            Mat::from_fn(target.nrows(), target.ncols(), |i, j| T::from_f64(entry(target[(i, j)].to_f64())));
         let svd = leading_svd(matrix.as_ref(), rank)?;
         let half = |vectors: MatRef<'_, T>| {
             Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(svd.sigma[j].sqrt()))
@@ -148,7 +148,10 @@ fn sweep<T: Real>(target: &Mat<T>, halves: &mut [Half<T>; 2]) -> Result<f64> {
     let [(a1, b1), (a2, b2)] = halves;
     let (first, second) = (product(a1.as_ref(), b1.as_ref()), product(a2.as_ref(), b2.as_ref()));
     let square = |i, j| (target[(i, j)] - first[(i, j)] * second[(i, j)]).to_f64().powi(2);
-    Ok((0..target.ncols()).map(|j| (0..target.nrows()).map(|i| square(i, j)).sum::<f64>()).sum::<f64>().sqrt())
+    Ok((0..target.ncols())
+        .map(|j| (0..target.nrows()).map(|i| square(i, j)).sum::<f64>())
+        .sum::<f64>()
+        .sqrt())
 }
 
 /// Row i of the result minimises ‖wᵢ − (xᵢ B) ∘ hᵢ‖.
@@ -171,9 +174,8 @@ fn solve_rows<T: Real>(w: MatRef<'_, T>, h: MatRef<'_, T>, b: MatRef<'_, T>) -> 
         // A ridge far below what the factors' dtype can show keeps dead directions solvable.
         let ridge = 1e-7 * (0..rank).map(|p| matrix[(p, p)]).sum::<f64>() / rank as f64;
         (0..rank).for_each(|p| matrix[(p, p)] += ridge.max(f64::MIN_POSITIVE));
-        let side = Mat::from_fn(rank, 1, |p, _| right_sides[(i, p)].to_f64());
-        if let Ok(cholesky) = matrix.llt(Side::Lower) {
-            let x = cholesky.solve(&side);
+        let mut x = Mat::from_fn(rank, 1, |p, _| right_sides[(i, p)].to_f64());
+        if solve_positive(matrix.as_mut(), x.as_mut()) {
             (0..rank).for_each(|p| out[(i, p)] = T::from_f64(x[(p, 0)]));
         }
     }

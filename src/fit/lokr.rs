@@ -4,11 +4,11 @@
 //! For terms of one split R(Σ cᵢ Aᵢ ⊗ Bᵢ) = [cᵢ vec Aᵢ] [vec Bᵢ]ᵀ, so two thin QRs and a k × k core give it; a
 //! delta of other terms is rearranged whole.
 
-use faer::{Mat, MatRef, Side};
+use faer::{Mat, MatRef};
 
 use super::budget::{Curve, Point, tails};
 use super::{Fitter, Form};
-use crate::compute::linalg::{product, svd, thin_qr};
+use crate::compute::linalg::{product, svd, symmetric_eigen, thin_qr};
 use crate::delta::core::{Core, common_split};
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Kron, Split, Term, gram};
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::tensor::Real;
 
 /// A ⊗ B nearest to a delta. B is kept as a delta of its own, so that its truncations are those of any other.
-pub(super) struct Nearest<T> {
+pub(super) struct Nearest<T: Real> {
     split: Split,
     a: Mat<T>,
     b: Delta<T>,
@@ -74,7 +74,16 @@ impl<T: Real> Nearest<T> {
         };
         let core = Core::of(&b);
         let decomposition = svd(core.matrix.as_ref())?;
-        Ok(Self { split, a, b, core, u: decomposition.u, v: decomposition.v, sigma: decomposition.sigma, error })
+        Ok(Self {
+            split,
+            a,
+            b,
+            core,
+            u: decomposition.u,
+            v: decomposition.v,
+            sigma: decomposition.sigma,
+            error,
+        })
     }
 
     /// The product with w2 cut to `rank`.
@@ -85,7 +94,9 @@ impl<T: Real> Nearest<T> {
             Factor::Full(self.b.to_full())
         } else {
             let half = |vectors: MatRef<'_, T>| {
-                Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(self.sigma[j].sqrt()))
+                Mat::from_fn(vectors.nrows(), rank, |i, j| {
+                    vectors[(i, j)] * T::from_f64(self.sigma[j].sqrt())
+                })
             };
             let left = self.core.expand_left(half(self.u.as_ref()).as_ref());
             let right = self.core.expand_right(half(self.v.as_ref()).as_ref());
@@ -134,13 +145,10 @@ fn of_entries<T: Real>(delta: &Delta<T>, split: Split) -> Result<(Mat<T>, Delta<
     let side = if wide { blocks.as_ref() } else { blocks.transpose() };
     let gram = product(side, side.transpose());
     let gram = Mat::from_fn(gram.nrows(), gram.ncols(), |i, j| gram[(i, j)].to_f64());
-    let eigen = gram
-        .self_adjoint_eigen(Side::Lower)
-        .map_err(|e| Error::value(format!("an eigenvalue decomposition did not converge ({e:?})")))?;
-    let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
+    let (values, vectors) = symmetric_eigen(gram.as_ref())?;
     let last = values.len() - 1;
     let total: f64 = values.iter().sum();
-    let leading = Mat::from_fn(side.nrows(), 1, |i, _| T::from_f64(eigen.U()[(i, last)]));
+    let leading = Mat::from_fn(side.nrows(), 1, |i, _| T::from_f64(vectors[(i, last)]));
     let partner = product(side.transpose(), leading.as_ref());
     let (vec_a, vec_b) = if wide { (leading, partner) } else { (partner, leading) };
     let nearest = Mat::from_fn(a, c, |i, j| vec_a[(i * c + j, 0)]);

@@ -173,7 +173,9 @@ impl<'a, T: Real> Fitter<'a, T> {
         }
         Ok(match self.options.format {
             Format::Full => vec![full],
-            Format::Lora => self.own(Form::Lora, bound).into_iter().chain([self.lora_curve(Form::Lora, bound)?]).collect(),
+            Format::Lora => {
+                self.own(Form::Lora, bound).into_iter().chain([self.lora_curve(Form::Lora, bound)?]).collect()
+            }
             Format::Lokr => match self.split() {
                 Some(split) if (split.a, split.c) != (1, 1) => {
                     self.own(Form::Lokr, bound).into_iter().chain([self.lokr_curve()?]).collect()
@@ -206,13 +208,16 @@ impl<'a, T: Real> Fitter<'a, T> {
     }
 
     fn auto_curves(&self, bound: Bound, full: Curve) -> Result<Vec<Curve>> {
-        let mut curves: Vec<_> =
-            [Form::Lora, Form::Loha, Form::Lokr, Form::Full].iter().filter_map(|form| self.own(*form, bound)).collect();
+        let mut curves: Vec<_> = [Form::Lora, Form::Loha, Form::Lokr, Form::Full]
+            .iter()
+            .filter_map(|form| self.own(*form, bound))
+            .collect();
         if !curves.is_empty() && bound.tolerance <= budget::EXACT {
             return Ok(curves);
         }
         let all = |kind: fn(&Term<T>) -> bool| self.delta.terms().iter().all(|(_, term)| kind(term));
-        if all(|term| matches!(term, Term::Kron(_))) && crate::delta::core::common_split(self.delta).is_some() {
+        if all(|term| matches!(term, Term::Kron(_))) && crate::delta::core::common_split(self.delta).is_some()
+        {
             let curve = self.lokr_curve()?;
             let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
             curves.push(curve);
@@ -220,7 +225,10 @@ impl<'a, T: Real> Fitter<'a, T> {
                 return Ok(curves);
             }
         }
-        if all(|term| matches!(term, Term::Hadamard(_))) && bound.rank.is_none() && self.may_be_one_loha(bound) {
+        if all(|term| matches!(term, Term::Hadamard(_)))
+            && bound.rank.is_none()
+            && self.may_be_one_loha(bound)
+        {
             curves.push(self.loha_curve(self.input_rank())?);
         }
         curves.push(self.lora_curve(Form::Lora, bound)?);

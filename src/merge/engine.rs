@@ -28,17 +28,18 @@ pub(super) struct Run<'w> {
 }
 
 impl<'w> Run<'w> {
-    pub(super) fn new(
-        threads: Option<usize>,
-        memory: Option<u64>,
-        watch: Watch<'w>,
-    ) -> Result<Self> {
+    pub(super) fn new(threads: Option<usize>, memory: Option<u64>, watch: Watch<'w>) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
             .thread_name(|i| format!("lycomerge-{i}"))
             .build()
             .map_err(|e| Error::internal(format!("can't start worker threads: {e}")))?;
-        Ok(Self { pool, memory: memory.unwrap_or_else(quarter_of_memory), watch: RefCell::new(watch), stage: "reading" })
+        Ok(Self {
+            pool,
+            memory: memory.unwrap_or_else(quarter_of_memory),
+            watch: RefCell::new(watch),
+            stage: "reading",
+        })
     }
 
     /// Names the pass, for progress.

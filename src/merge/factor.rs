@@ -28,7 +28,8 @@ struct Key {
 fn keys(target: &Target<'_>, inputs: &[Input]) -> Result<Vec<Key>> {
     let members: Vec<_> =
         target.sources.iter().map(|(index, layer)| (*index, inputs[*index].adapter.members(layer))).collect();
-    let suffixes: BTreeSet<_> = members.iter().flat_map(|(_, members)| members.iter().map(|(suffix, _)| suffix)).collect();
+    let suffixes: BTreeSet<_> =
+        members.iter().flat_map(|(_, members)| members.iter().map(|(suffix, _)| suffix)).collect();
     let mut keys = Vec::new();
     for suffix in suffixes {
         let mut key = Key { suffix, shape: Vec::new(), sources: Vec::new() };
@@ -63,7 +64,8 @@ pub(super) fn key_shares(
             for key in keys(target, inputs)? {
                 let mut norms = vec![0.0; inputs.len()];
                 for (index, numbers) in &key.sources {
-                    norms[*index] = numbers.iter().filter(|x| x.is_finite()).map(|x| x * x).sum::<f64>().sqrt();
+                    norms[*index] =
+                        numbers.iter().filter(|x| x.is_finite()).map(|x| x * x).sum::<f64>().sqrt();
                 }
                 found.push(((target.id.module.clone(), key.suffix), norms));
             }

@@ -86,12 +86,24 @@ impl Merge {
             alternatives: Vec::new(),
         };
         if self.options.space == Space::Delta && (forecast.is_huge() || forecast.error > budget::EXACT) {
-            let fit = |format, match_norm| FitOptions { format, match_norm, factor: None, ..context.fit.clone() };
-            let with = |fit| Context { fit, strategy: (strategy_row(self).make)(&self.options), shares: context.shares.clone(), key_shares: BTreeMap::new(), ..context };
+            let fit =
+                |format, match_norm| FitOptions { format, match_norm, factor: None, ..context.fit.clone() };
+            let with = |fit| Context {
+                fit,
+                strategy: (strategy_row(self).make)(&self.options),
+                shares: context.shares.clone(),
+                key_shares: BTreeMap::new(),
+                ..context
+            };
             let free = Bound { rank: None, ..bound };
             let lora = survey_with(&run, &with(fit(Format::Lora, false)), &chosen, free)?;
             let at = |tolerance| Bound { tolerance, ..free };
-            forecast.alternatives.push(self.cost(&lora, at(budget::EXACT), overhead, "--format lora --tolerance 0.01"));
+            forecast.alternatives.push(self.cost(
+                &lora,
+                at(budget::EXACT),
+                overhead,
+                "--format lora --tolerance 0.01",
+            ));
             if self.options.quality != Some(Quality::Good) {
                 let auto = survey_with(&run, &with(fit(Format::Auto, false)), &chosen, free)?;
                 forecast.alternatives.push(self.cost(&auto, at(0.2), overhead, "--quality good"));
@@ -134,7 +146,12 @@ fn strategy_row(merge: &Merge) -> &'static super::strategy::Row {
     super::strategy::by_name(&merge.options.strategy).expect("the context was made with it")
 }
 
-fn survey_with(run: &engine::Run<'_>, context: &Context<'_>, sites: &[(Site<'_>, usize)], bound: Bound) -> Result<Vec<Sample>> {
+fn survey_with(
+    run: &engine::Run<'_>,
+    context: &Context<'_>,
+    sites: &[(Site<'_>, usize)],
+    bound: Bound,
+) -> Result<Vec<Sample>> {
     let bound = Bound { tolerance: 1.0, values_only: true, rank_only: false, ..bound };
     sampled_curves(run, context, sites, bound)
 }
@@ -145,7 +162,8 @@ fn sampled_curves(
     sites: &[(Site<'_>, usize)],
     bound: Bound,
 ) -> Result<Vec<Sample>> {
-    let (only, counts): (Vec<&Site<'_>>, Vec<usize>) = sites.iter().map(|(site, count)| (site, *count)).unzip();
+    let (only, counts): (Vec<&Site<'_>>, Vec<usize>) =
+        sites.iter().map(|(site, count)| (site, *count)).unzip();
     let of_site = |site: &Site<'_>| {
         let of_target = |target: &Target<'_>| context.curves(target, bound);
         site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
@@ -169,7 +187,13 @@ fn at_size(samples: &[Sample], bytes: u64, bound: Bound) -> Result<Bound> {
 fn sample(sites: Vec<Site<'_>>) -> (Vec<(Site<'_>, usize)>, usize) {
     let total = sites.len();
     let kind = |site: &Site<'_>| {
-        let of_target = |t: &Target<'_>| (t.shape.rows, t.shape.cols, t.sources.iter().map(|(i, l)| (*i, l.family, l.rank)).collect::<Vec<_>>());
+        let of_target = |t: &Target<'_>| {
+            (
+                t.shape.rows,
+                t.shape.cols,
+                t.sources.iter().map(|(i, l)| (*i, l.family, l.rank)).collect::<Vec<_>>(),
+            )
+        };
         site.targets.iter().map(of_target).collect::<Vec<_>>()
     };
     let mut groups: BTreeMap<_, Vec<Site<'_>>> = BTreeMap::new();

@@ -34,7 +34,12 @@ pub(super) struct Stored {
 }
 
 /// The metadata of the output, without the hashes, which the writer adds.
-pub(super) fn metadata(inputs: &[Input], recipe: &Recipe, stored: &Stored, output: Option<&Path>) -> Metadata {
+pub(super) fn metadata(
+    inputs: &[Input],
+    recipe: &Recipe,
+    stored: &Stored,
+    output: Option<&Path>,
+) -> Metadata {
     let mut out = Metadata::new();
     let values = |key: &str| -> Vec<&String> {
         inputs.iter().filter_map(|input| input.adapter.metadata().get(key)).collect()
@@ -61,7 +66,8 @@ pub(super) fn metadata(inputs: &[Input], recipe: &Recipe, stored: &Stored, outpu
         metadata.get("modelspec.title").or_else(|| metadata.get("ss_output_name")).cloned().unwrap_or(stem)
     };
     let titles: Vec<String> = inputs.iter().map(title).collect();
-    let name = output.and_then(Path::file_stem).map_or_else(|| "merged".into(), |stem| stem.to_string_lossy());
+    let name =
+        output.and_then(Path::file_stem).map_or_else(|| "merged".into(), |stem| stem.to_string_lossy());
     for (key, value) in network(stored) {
         out.insert(key.to_owned(), value);
     }

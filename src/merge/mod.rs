@@ -93,7 +93,9 @@ impl Merge {
     /// A weight that is not finite.
     pub fn add(&mut self, adapter: Arc<Adapter>, weight: f64) -> Result<()> {
         if !weight.is_finite() {
-            return Err(Error::option(format!("the weight {weight} is not a finite number")).in_file(adapter.path()));
+            return Err(
+                Error::option(format!("the weight {weight} is not a finite number")).in_file(adapter.path())
+            );
         }
         self.inputs.push(Input { adapter, weight });
         Ok(())
@@ -115,10 +117,17 @@ impl Merge {
         }
         if let [first, rest @ ..] = &self.inputs[..] {
             for input in rest {
-                let shared = input.adapter.layers().keys().filter(|id| first.adapter.layers().contains_key(id)).count();
+                let shared = input
+                    .adapter
+                    .layers()
+                    .keys()
+                    .filter(|id| first.adapter.layers().contains_key(id))
+                    .count();
                 if shared == 0 {
                     let (a, b) = (first.adapter.path().display(), input.adapter.path().display());
-                    warnings.push(format!("{a} and {b} have no layer in common; do they name layers differently?"));
+                    warnings.push(format!(
+                        "{a} and {b} have no layer in common; do they name layers differently?"
+                    ));
                 }
             }
         }
@@ -146,7 +155,12 @@ impl Merge {
         Ok((cursor.into_inner(), report))
     }
 
-    fn run<W: Read + Write + Seek>(&self, sink: W, path: Option<&Path>, watch: Watch<'_>) -> Result<(W, Report)> {
+    fn run<W: Read + Write + Seek>(
+        &self,
+        sink: W,
+        path: Option<&Path>,
+        watch: Watch<'_>,
+    ) -> Result<(W, Report)> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = plan::sites(&self.inputs)?;
         let context = self.context(&run, &sites)?;
@@ -189,7 +203,8 @@ impl Merge {
         let (sink, finished) = writer.finish(labels::metadata(&self.inputs, &recipe, &stored, path))?;
 
         let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
-        let direction = layers.iter().map(|(layer, c)| (layer.direction_error * c.norm).powi(2)).sum::<f64>().sqrt();
+        let direction =
+            layers.iter().map(|(layer, c)| (layer.direction_error * c.norm).powi(2)).sum::<f64>().sqrt();
         let report = Report {
             lycomerge: env!("CARGO_PKG_VERSION"),
             recipe,
@@ -201,7 +216,9 @@ impl Merge {
             tolerance,
             layers: layers.into_iter().map(|(layer, _)| layer).collect(),
             skipped: self.inputs.iter().map(|input| input.adapter.skipped()).sum(),
-            warnings: summarise(self.inputs.iter().flat_map(|i| i.adapter.warnings().to_vec()).chain(warnings)),
+            warnings: summarise(
+                self.inputs.iter().flat_map(|i| i.adapter.warnings().to_vec()).chain(warnings),
+            ),
         };
         Ok((sink, report))
     }
@@ -213,7 +230,8 @@ impl Merge {
         if self.inputs.is_empty() {
             return Err(Error::option("there is nothing to merge: no input was given"));
         }
-        let no_lokr = |input: &Input| input.adapter.layers().values().all(|layer| layer.family != Family::Lokr);
+        let no_lokr =
+            |input: &Input| input.adapter.layers().values().all(|layer| layer.family != Family::Lokr);
         if options.format == Format::Lokr && options.factor.is_none() && self.inputs.iter().all(no_lokr) {
             return Err(Error::option(
                 "format lokr has no split to keep, because no input is a LoKr, and a LoRA or LoHa has no good single \
@@ -249,7 +267,9 @@ impl Merge {
         Bound {
             tolerance: options.tolerance.or(named).unwrap_or(default),
             rank: options.rank,
-            rank_only: options.rank.is_some() && options.tolerance.is_none() && options.format != Format::Auto,
+            rank_only: options.rank.is_some()
+                && options.tolerance.is_none()
+                && options.format != Format::Auto,
             values_only: false,
             dtype: options.dtype,
         }
@@ -262,7 +282,12 @@ impl Merge {
     }
 
     /// The bound, with the tolerance that the size limit comes to.
-    fn bound(&self, run: &mut engine::Run<'_>, context: &Context<'_>, sites: &[Site<'_>]) -> Result<(Bound, Option<f64>)> {
+    fn bound(
+        &self,
+        run: &mut engine::Run<'_>,
+        context: &Context<'_>,
+        sites: &[Site<'_>],
+    ) -> Result<(Bound, Option<f64>)> {
         let bound = self.plain_bound();
         let Some(limit) = self.size_limit() else { return Ok((bound, None)) };
         let curves = context.survey(run, sites)?;
@@ -300,7 +325,13 @@ impl Context<'_> {
     /// Every layer's sizes against errors, from singular values alone.
     fn survey(&self, run: &mut engine::Run<'_>, sites: &[Site<'_>]) -> Result<Vec<Vec<crate::fit::Curve>>> {
         run.stage("surveying");
-        let bound = Bound { tolerance: 1.0, rank: self.options.rank, rank_only: false, values_only: true, dtype: self.options.dtype };
+        let bound = Bound {
+            tolerance: 1.0,
+            rank: self.options.rank,
+            rank_only: false,
+            values_only: true,
+            dtype: self.options.dtype,
+        };
         let curves = run.map(sites, |site| {
             let of_target = |target: &Target<'_>| Ok(self.curves(target, bound)?.0);
             site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
@@ -328,14 +359,16 @@ impl Context<'_> {
                 Space::Delta => self.fit::<T>(target, &merged, bound)?,
                 Space::Factor => {
                     let dtype = self.options.dtype;
-                    let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
+                    let tensors =
+                        factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
                     (target.sources[0].1.family, tensors)
                 }
             };
             let stored = stored_delta(&tensors)?;
             let certificate = Certificate::of(&stored, &merged.delta);
             let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
-            let rank = tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
+            let rank =
+                tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
             let report = LayerReport {
                 name: site.module.to_owned(),
                 param: target.id.param.name(),
@@ -361,7 +394,12 @@ impl Context<'_> {
         Ok(piece)
     }
 
-    fn fit<T: Real>(&self, target: &Target<'_>, merged: &Merged, bound: Bound) -> Result<(Family, Vec<NewTensor>)> {
+    fn fit<T: Real>(
+        &self,
+        target: &Target<'_>,
+        merged: &Merged,
+        bound: Bound,
+    ) -> Result<(Family, Vec<NewTensor>)> {
         let working = merged.delta.cast::<T>();
         let fitter = Fitter::new(&working, &merged.delta, &target.shape, &self.fit);
         let choice = fitter.choose(bound)?;

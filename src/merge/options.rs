@@ -224,7 +224,8 @@ impl Options {
             let names: Vec<_> = ALL.iter().map(|row| row.name).collect();
             Error::option(format!("unknown option '{name}'; the options are {}", names.join(", ")))
         })?;
-        (row.set)(self, value).map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
+        (row.set)(self, value)
+            .map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
     }
 
     /// Refuses combinations that contradict each other.
@@ -232,9 +233,14 @@ impl Options {
     /// # Errors
     /// Says which two options can't be used together.
     pub fn check(&self) -> Result<()> {
-        let clash = |a: &str, b: &str, why: &str| Err(Error::option(format!("{a} and {b} can't be used together: {why}")));
-        let limits =
-            [("tolerance", self.tolerance.is_some()), ("rank", self.rank.is_some()), ("max-size", self.max_size.is_some())];
+        let clash = |a: &str, b: &str, why: &str| {
+            Err(Error::option(format!("{a} and {b} can't be used together: {why}")))
+        };
+        let limits = [
+            ("tolerance", self.tolerance.is_some()),
+            ("rank", self.rank.is_some()),
+            ("max-size", self.max_size.is_some()),
+        ];
         if self.quality.is_some()
             && let Some((name, _)) = limits.iter().find(|(_, set)| *set)
         {
@@ -250,12 +256,23 @@ impl Options {
             return clash("rank", "format full", "a full difference has no rank");
         }
         if self.factor.is_some() && self.format != Format::Lokr {
-            return clash("factor", &format!("format {}", self.format.name()), "factor is LoKr's; add --format lokr");
+            return clash(
+                "factor",
+                &format!("format {}", self.format.name()),
+                "factor is LoKr's; add --format lokr",
+            );
         }
         if self.space == Space::Factor
-            && (self.quality.is_some() || limits.iter().any(|(_, set)| *set) || self.format != Format::Auto || self.match_norm)
+            && (self.quality.is_some()
+                || limits.iter().any(|(_, set)| *set)
+                || self.format != Format::Auto
+                || self.match_norm)
         {
-            return clash("space factor", "fit options", "stored tensors are added as they are, nothing is fitted");
+            return clash(
+                "space factor",
+                "fit options",
+                "stored tensors are added as they are, nothing is fitted",
+            );
         }
         Ok(())
     }
@@ -313,7 +330,9 @@ mod tests {
 
     #[test]
     fn sizes_take_decimal_and_binary_units() {
-        for (text, bytes) in [("1000", 1000), ("150MB", 150_000_000), ("1.5GiB", 1_610_612_736), ("2 kib", 2048)] {
+        for (text, bytes) in
+            [("1000", 1000), ("150MB", 150_000_000), ("1.5GiB", 1_610_612_736), ("2 kib", 2048)]
+        {
             assert_eq!(size(text).unwrap(), bytes, "{text}");
         }
         for text in ["", "MB", "-1MB", "1TBx", "nan", "0"] {

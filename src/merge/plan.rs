@@ -57,10 +57,9 @@ pub(super) fn sites<'a>(inputs: &'a [Input]) -> Result<Vec<Site<'a>>> {
     let mut sites: BTreeMap<String, Site<'a>> = BTreeMap::new();
     for (id, target) in targets {
         // Tensor names are the module's with a dot and a suffix, and sort so.
-        let site = sites.entry(format!("{}.", id.module)).or_insert_with(|| Site {
-            module: &id.module,
-            targets: Vec::new(),
-        });
+        let site = sites
+            .entry(format!("{}.", id.module))
+            .or_insert_with(|| Site { module: &id.module, targets: Vec::new() });
         site.targets.push(target);
     }
     Ok(sites.into_values().collect())
@@ -93,7 +92,12 @@ pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<
 
 impl Target<'_> {
     /// The merged delta by `strategy`.
-    pub(super) fn merge(&self, inputs: &[Input], strategy: &dyn Strategy, shares: &Shares<'_>) -> Result<Merged> {
+    pub(super) fn merge(
+        &self,
+        inputs: &[Input],
+        strategy: &dyn Strategy,
+        shares: &Shares<'_>,
+    ) -> Result<Merged> {
         let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
         let present: Vec<usize> = self.sources.iter().map(|(index, _)| *index).collect();
         let delta = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta(self.id, layer);
@@ -135,7 +139,9 @@ impl Target<'_> {
         delta.scale(factor);
         coefficients.iter_mut().for_each(|c| *c *= factor);
         let much = factor > 10.0;
-        much.then(|| format!("{} is scaled up {factor:.3e} times to reach the norm threshold", self.id.module))
+        much.then(|| {
+            format!("{} is scaled up {factor:.3e} times to reach the norm threshold", self.id.module)
+        })
     }
 
     /// What is said where flat factors hide a convolution's kernel and the output needs it.

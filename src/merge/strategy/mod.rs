@@ -101,7 +101,14 @@ pub fn by_name(name: &str) -> Result<&'static Row> {
 mod tests {
     use super::*;
 
-    fn coefficients(name: &str, options: &Options, weights: &[f64], present: &[usize], deltas: &[&[f64]], shares: &[f64]) -> Vec<f64> {
+    fn coefficients(
+        name: &str,
+        options: &Options,
+        weights: &[f64],
+        present: &[usize],
+        deltas: &[&[f64]],
+        shares: &[f64],
+    ) -> Vec<f64> {
         let gram = || {
             Mat::from_fn(present.len(), present.len(), |i, j| {
                 deltas[present[i]].iter().zip(deltas[present[j]]).map(|(x, y)| x * y).sum()
@@ -123,7 +130,8 @@ mod tests {
         });
         let second = mean(&|j| at(j).iter().map(|x| x * x).sum::<f64>() / 3.0);
         let a = 1.0 / (1.0 + variance / second);
-        let got = coefficients("layer_adaptive", &Options::default(), &[0.5, -1.0, 2.0], &[0, 1, 2], &deltas, &[]);
+        let got =
+            coefficients("layer_adaptive", &Options::default(), &[0.5, -1.0, 2.0], &[0, 1, 2], &deltas, &[]);
         for (got, want) in got.iter().zip([0.5 * a, -a, 2.0 * a]) {
             assert!((got - want).abs() < 1e-12, "{got} {want}");
         }
@@ -134,13 +142,21 @@ mod tests {
     #[test]
     fn smart_fusion_weighs_by_the_share_of_the_layer_and_counts_absent_models() {
         let deltas: [&[f64]; 3] = [&[1.0], &[1.0], &[1.0]];
-        let got = coefficients("smart_fusion", &Options::default(), &[1.0, 0.5, 2.0], &[0, 1], &deltas, &[0.2, 0.1, 0.0]);
+        let got = coefficients(
+            "smart_fusion",
+            &Options::default(),
+            &[1.0, 0.5, 2.0],
+            &[0, 1],
+            &deltas,
+            &[0.2, 0.1, 0.0],
+        );
         let b = [1.2, 0.55, 1.0];
         let sum: f64 = b.iter().sum();
         for (i, weight) in [1.0, 0.5].iter().enumerate() {
             assert!((got[i] - b[i] / sum * weight).abs() < 1e-12);
         }
-        let cancelled = coefficients("smart_fusion", &Options::default(), &[1.0, -3.0], &[0, 1], &deltas, &[0.1, 0.1]);
+        let cancelled =
+            coefficients("smart_fusion", &Options::default(), &[1.0, -3.0], &[0, 1], &deltas, &[0.1, 0.1]);
         assert_eq!(cancelled, [1.0, -3.0]);
     }
 
@@ -148,8 +164,14 @@ mod tests {
     fn weighted_average_divides_only_when_asked() {
         let deltas: [&[f64]; 2] = [&[1.0], &[2.0]];
         let normalize = Options { normalize: true, ..Options::default() };
-        assert_eq!(coefficients("weighted_average", &Options::default(), &[1.0, 3.0], &[0, 1], &deltas, &[]), [1.0, 3.0]);
-        assert_eq!(coefficients("weighted_average", &normalize, &[1.0, 3.0], &[0, 1], &deltas, &[]), [0.25, 0.75]);
+        assert_eq!(
+            coefficients("weighted_average", &Options::default(), &[1.0, 3.0], &[0, 1], &deltas, &[]),
+            [1.0, 3.0]
+        );
+        assert_eq!(
+            coefficients("weighted_average", &normalize, &[1.0, 3.0], &[0, 1], &deltas, &[]),
+            [0.25, 0.75]
+        );
     }
 
     #[test]

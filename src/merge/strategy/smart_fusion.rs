@@ -17,7 +17,8 @@ struct SmartFusion;
 
 impl Strategy for SmartFusion {
     fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
-        let blend = |(weight, share): (&f64, &f64)| if *share > 0.0 { weight * (1.0 + share) } else { weight / 2.0 };
+        let blend =
+            |(weight, share): (&f64, &f64)| if *share > 0.0 { weight * (1.0 + share) } else { weight / 2.0 };
         let blended: Vec<f64> = facts.weights.iter().zip(facts.shares).map(blend).collect();
         let total: f64 = blended.iter().sum();
         if total <= 0.0 {
