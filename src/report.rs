@@ -85,15 +85,23 @@ impl TensorReport {
     /// Reads the numbers back from the bytes that are stored.
     pub(crate) fn of(tensor: &NewTensor) -> Self {
         let NewTensor { suffix, shape, dtype, data } = tensor;
-        let numbers: Vec<f64> = TensorView { dtype: *dtype, shape, data }.to_reals();
+        /// Independent sums, so that the additions need not wait for each other.
+        const LANES: usize = 8;
+        let numbers: Vec<f32> = TensorView { dtype: *dtype, shape, data }.to_reals();
         let n = numbers.len() as f64;
-        let (mut sum, mut squares, mut min, mut max) = (0.0, 0.0, f64::INFINITY, f64::NEG_INFINITY);
-        for x in &numbers {
-            sum += x;
-            squares += x * x;
-            min = min.min(*x);
-            max = max.max(*x);
+        let (mut sums, mut squares) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+        let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        for block in numbers.chunks(LANES) {
+            for (lane, &x) in block.iter().enumerate() {
+                sums[lane] += f64::from(x);
+                squares[lane] += f64::from(x) * f64::from(x);
+                min[lane] = min[lane].min(x);
+                max[lane] = max[lane].max(x);
+            }
         }
+        let (sum, squares) = (sums.iter().sum::<f64>(), squares.iter().sum::<f64>());
+        let min = f64::from(min.into_iter().fold(f32::INFINITY, f32::min));
+        let max = f64::from(max.into_iter().fold(f32::NEG_INFINITY, f32::max));
         let mean = sum / n;
         let std = (squares / n - mean * mean).max(0.0).sqrt();
         Self { suffix, shape: shape.clone(), mean, std, min, max, norm: squares.sqrt() }

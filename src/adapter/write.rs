@@ -5,11 +5,12 @@
 //! finite, in the factors' dtype; w1 stays whole; w2 is written whole where some loader expects it so
 //! (rank ≥ max(b, d)/2).
 
-use faer::{Mat, MatRef};
+use faer::Mat;
 
 use super::full::norm_names;
 use super::shape::{Dims, WeightShape};
 use super::{Family, Param};
+use crate::compute::linalg::row_major;
 use crate::delta::{Factor, Term};
 use crate::error::Result;
 use crate::tensor::{Dtype, Real, TensorView, encode};
@@ -44,15 +45,15 @@ pub fn write<T: Real>(
     let ones = vec![1; shape.kernel().len()];
     let family = match term {
         Term::Plain(Factor::Full(matrix)) => {
-            out.push(norm_names(norm, param), shape.full(), matrix.as_ref())?;
+            out.push(norm_names(norm, param), shape.full(), matrix)?;
             if norm { Family::Norm } else { Family::Full }
         }
         Term::Plain(Factor::Product { left, right }) => {
             let rank = left.ncols();
             let left = out.alpha(scale, rank, left)?;
             let down = [&[rank, shape.inputs()], shape.kernel()].concat();
-            out.push(".lora_down.weight", down, right.as_ref())?;
-            out.push(".lora_up.weight", [&[shape.rows, rank], &ones[..]].concat(), left.as_ref())?;
+            out.push(".lora_down.weight", down, right)?;
+            out.push(".lora_up.weight", [&[shape.rows, rank], &ones[..]].concat(), &left)?;
             Family::Lora
         }
         Term::Hadamard(hadamard) => {
@@ -62,7 +63,7 @@ pub fn write<T: Real>(
             for (suffix, matrix) in
                 [(".hada_w1_a", a1), (".hada_w1_b", b1), (".hada_w2_a", a2), (".hada_w2_b", b2)]
             {
-                out.push(suffix, vec![matrix.nrows(), matrix.ncols()], matrix.as_ref())?;
+                out.push(suffix, vec![matrix.nrows(), matrix.ncols()], &matrix)?;
             }
             Family::Loha
         }
@@ -70,18 +71,18 @@ pub fn write<T: Real>(
             let w1 = kron.a.to_full();
             let w1 = match w2_product(&kron.b, shape) {
                 Some((left, right)) => {
-                    out.push(".lokr_w2_a", vec![left.nrows(), left.ncols()], left.as_ref())?;
-                    out.push(".lokr_w2_b", vec![right.nrows(), right.ncols()], right.as_ref())?;
+                    out.push(".lokr_w2_a", vec![left.nrows(), left.ncols()], &left)?;
+                    out.push(".lokr_w2_b", vec![right.nrows(), right.ncols()], &right)?;
                     out.alpha(scale, left.ncols(), &w1)?
                 }
                 None => {
                     let w2 = kron.b.to_full();
-                    out.push(".lokr_w2", w2_shape(shape, w2.nrows(), w2.ncols()), w2.as_ref())?;
+                    out.push(".lokr_w2", w2_shape(shape, w2.nrows(), w2.ncols()), &w2)?;
                     // Hosts ignore alpha where both factors are whole, so w1 carries the scale.
                     out.alpha(1.0, 1, &(&w1 * faer::Scale(T::from_f64(scale))))?
                 }
             };
-            out.push(".lokr_w1", vec![w1.nrows(), w1.ncols()], w1.as_ref())?;
+            out.push(".lokr_w1", vec![w1.nrows(), w1.ncols()], &w1)?;
             Family::Lokr
         }
     };
@@ -111,19 +112,10 @@ struct Writer {
 }
 
 impl Writer {
-    fn push<T: Real>(
-        &mut self,
-        suffix: &'static str,
-        shape: Vec<usize>,
-        matrix: MatRef<'_, T>,
-    ) -> Result<()> {
+    fn push<T: Real>(&mut self, suffix: &'static str, shape: Vec<usize>, matrix: &Mat<T>) -> Result<()> {
         debug_assert_eq!(shape.iter().product::<usize>(), matrix.nrows() * matrix.ncols());
-        let mut row_major = Vec::with_capacity(matrix.nrows() * matrix.ncols());
-        for i in 0..matrix.nrows() {
-            row_major.extend(matrix.row(i).iter().copied());
-        }
         let mut data = Vec::new();
-        encode(&row_major, self.dtype, &mut data)?;
+        encode(&row_major(matrix), self.dtype, &mut data)?;
         self.tensors.push(NewTensor { suffix, shape, dtype: self.dtype, data });
         Ok(())
     }

@@ -4,7 +4,7 @@
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
-use faer::linalg::evd::ComputeEigenvectors;
+use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::householder::{
     apply_block_householder_sequence_on_the_left_in_place_scratch,
     apply_block_householder_sequence_on_the_left_in_place_with_conj,
@@ -12,6 +12,7 @@ use faer::linalg::householder::{
 use faer::linalg::matmul::matmul;
 use faer::linalg::qr::no_pivoting::factor as qr;
 use faer::linalg::svd::ComputeSvdVectors;
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Conj, Mat, MatMut, MatRef, Par, Spec};
 
 use crate::error::{Error, Result};
@@ -115,22 +116,25 @@ pub(crate) fn singular_values<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>
     Ok(to_vec(&sigma))
 }
 
-/// The eigenvalues of a symmetric matrix, smallest first, and their vectors.
+/// The eigenvalues of a symmetric matrix, smallest first.
+fn symmetric_eigenvalues<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>> {
+    let n = matrix.nrows();
+    let (mut values, spec) = (Diag::zeros(n), Spec::default());
+    let scratch = self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::No, SEQ, spec);
+    let stack = &mut MemBuffer::new(scratch);
+    self_adjoint_evd(matrix, values.as_mut(), None, SEQ, MemStack::new(stack), spec)
+        .map_err(no_convergence)?;
+    Ok(to_vec(&values))
+}
+
+/// The same, and the vectors.
 pub(crate) fn symmetric_eigen<T: Real>(matrix: MatRef<'_, T>) -> Result<(Vec<f64>, Mat<T>)> {
     let n = matrix.nrows();
-    let (mut values, mut vectors) = (Diag::zeros(n), Mat::zeros(n, n));
-    let spec = Spec::default();
-    let scratch = faer::linalg::evd::self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::Yes, SEQ, spec);
-    let into = Some(vectors.as_mut());
-    faer::linalg::evd::self_adjoint_evd(
-        matrix,
-        values.as_mut(),
-        into,
-        SEQ,
-        MemStack::new(&mut MemBuffer::new(scratch)),
-        spec,
-    )
-    .map_err(no_convergence)?;
+    let (mut values, mut vectors, spec) = (Diag::zeros(n), Mat::zeros(n, n), Spec::default());
+    let scratch = self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::Yes, SEQ, spec);
+    let (stack, into) = (&mut MemBuffer::new(scratch), Some(vectors.as_mut()));
+    self_adjoint_evd(matrix, values.as_mut(), into, SEQ, MemStack::new(stack), spec)
+        .map_err(no_convergence)?;
     Ok((to_vec(&values), vectors))
 }
 
@@ -161,8 +165,8 @@ fn to_vec<T: Real>(diagonal: &Diag<T>) -> Vec<f64> {
 /// The `rank` leading singular triplets of `matrix`.
 ///
 /// Where `rank` is a small part of the matrix this is block subspace iteration (Halko, Martinsson, Tropp,
-/// arXiv 0909.4061, algorithm 4.4) from a fixed start, repeated until the energy that it captures stands
-/// still to a part in 10⁷; else the whole decomposition, cut.
+/// arXiv 0909.4061, algorithm 4.4) from a fixed start, repeated until a step improves what is left out by less
+/// than a part in a thousand; else the whole decomposition, cut.
 pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result<Svd<T>> {
     let (m, n) = matrix.shape();
     let block = rank + (rank / 4).max(12);
@@ -178,29 +182,60 @@ pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result
     }
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let start = Mat::from_fn(n, block, |_, _| T::from_f64(centred_uniform(&mut state)));
-    let mut left = thin_qr(product(matrix, start.as_ref()).as_ref()).0;
+    let total: f64 = matrix.squared_norm_l2().to_f64();
+    let mut left = orthonormal(product(matrix, start.as_ref()), None);
     let mut captured = 0.0;
-    for _ in 0..24 {
-        let right = thin_qr(product(matrix.transpose(), left.as_ref()).as_ref()).0;
+    for step in 1..=16 {
+        let right = orthonormal(product(matrix.transpose(), left.as_ref()), None);
         let image = product(matrix, right.as_ref());
-        // The leading `rank` values, not the whole block, must stand still: the rest never do.
         let gram = product(image.transpose(), image.as_ref());
-        let energy: f64 = symmetric_eigen(gram.as_ref())?.0.iter().rev().take(rank).sum();
-        let still = (energy - captured).abs() <= 1e-7 * energy;
-        captured = energy;
-        left = thin_qr(image.as_ref()).0;
+        let mut still = false;
+        if step % 2 == 0 {
+            // The leading `rank` values, not the whole block, must stand still: the rest never do.
+            let energy: f64 = symmetric_eigenvalues(gram.as_ref())?.iter().rev().take(rank).sum();
+            still = energy - captured <= 2e-3 * (total - energy) + 1e-10 * total;
+            captured = energy;
+        }
+        left = orthonormal(image, Some(gram));
         if still {
             break;
         }
     }
-    let small = product(left.transpose(), matrix);
-    let inner = svd(small.as_ref())?;
-    let keep = rank.min(inner.sigma.len());
-    Ok(Svd {
-        u: product(left.as_ref(), inner.u.get(.., ..keep)),
-        sigma: inner.sigma[..keep].to_vec(),
-        v: inner.v.get(.., ..keep).to_owned(),
-    })
+    // Within the span: A ≈ Q (Qᵀ A), whose left vectors are those of (Qᵀ A)(Qᵀ A)ᵀ.
+    let small = product(matrix.transpose(), left.as_ref());
+    let (squares, vectors) = symmetric_eigen(product(small.transpose(), small.as_ref()).as_ref())?;
+    let last = vectors.ncols() - 1;
+    let leading = Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, last - j)]);
+    let mut v = product(small.as_ref(), leading.as_ref());
+    let sigma: Vec<f64> = (0..rank).map(|j| squares[last - j].max(0.0).sqrt()).collect();
+    for (j, sigma) in sigma.iter().enumerate().filter(|(_, sigma)| **sigma > 0.0) {
+        v.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= T::from_f64(1.0 / sigma));
+    }
+    Ok(Svd { u: product(left.as_ref(), leading.as_ref()), sigma, v })
+}
+
+/// Orthonormal columns that span those of `block`, for an iteration that only needs the span: by Cholesky of the
+/// Gram matrix, which is several times faster than Householder's QR, and by that where Cholesky fails.
+fn orthonormal<T: Real>(mut block: Mat<T>, gram: Option<Mat<T>>) -> Mat<T> {
+    let mut gram = gram.unwrap_or_else(|| product(block.transpose(), block.as_ref()));
+    let n = gram.nrows();
+    let scratch = llt::factor::cholesky_in_place_scratch::<T>(n, SEQ, Spec::default());
+    let stack = &mut MemBuffer::new(scratch);
+    let factored = llt::factor::cholesky_in_place(
+        gram.as_mut(),
+        Default::default(),
+        SEQ,
+        MemStack::new(stack),
+        Spec::default(),
+    );
+    let largest = (0..n).map(|i| gram[(i, i)].to_f64()).fold(0.0, f64::max);
+    let smallest = (0..n).map(|i| gram[(i, i)].to_f64()).fold(f64::INFINITY, f64::min);
+    // Half the digits must be left in the smallest pivot.
+    if factored.is_err() || smallest < largest * (1e3 * T::ROUNDOFF).sqrt() {
+        return thin_qr(block.as_ref()).0;
+    }
+    solve_lower_triangular_in_place(gram.as_ref(), block.as_mut().transpose_mut(), SEQ);
+    block
 }
 
 /// A step of SplitMix64 (Steele, Lea, Flood 2014) as a number in [-1/2, 1/2): a fixed start for iterations.
@@ -210,6 +245,21 @@ pub(crate) fn centred_uniform(state: &mut u64) -> f64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64 - 0.5
+}
+
+/// The entries row by row.
+pub(crate) fn row_major<T: Real>(matrix: &Mat<T>) -> Vec<T> {
+    const BLOCK: usize = 16;
+    let (rows, cols) = matrix.shape();
+    let mut out = vec![T::from_f64(0.0); rows * cols];
+    // A few columns at a time, so that both sides stay in cache.
+    for left in (0..cols).step_by(BLOCK) {
+        let block: Vec<&[T]> = (left..cols.min(left + BLOCK)).map(|j| matrix.col_as_slice(j)).collect();
+        for (i, row) in out.chunks_exact_mut(cols).enumerate() {
+            row[left..].iter_mut().zip(&block).for_each(|(to, column)| *to = column[i]);
+        }
+    }
+    out
 }
 
 /// Σ xᵢⱼ yᵢⱼ
@@ -236,7 +286,11 @@ mod tests {
                 let best: f64 = svd(matrix.as_ref()).unwrap().sigma[..rank].iter().map(|s| s * s).sum();
                 let got = leading_svd(matrix.as_ref(), rank).unwrap();
                 let kept: f64 = got.sigma.iter().map(|s| s * s).sum();
-                assert!((best - kept) / best < 1e-4, "{m}x{n} rank {rank}: {kept} of {best}");
+                let all: f64 = matrix.squared_norm_l2();
+                assert!(
+                    (best - kept) < 3e-3 * (all - best) + 1e-9 * all,
+                    "{m}x{n} rank {rank}: {kept} of {best}"
+                );
                 let us = Mat::from_fn(m, rank, |i, j| got.u[(i, j)] * got.sigma[j]);
                 let projected = product(matrix.as_ref(), got.v.as_ref());
                 assert!((&us - &projected).norm_l2() < 1e-3 * projected.norm_l2());

@@ -3,11 +3,11 @@
 
 use std::borrow::Cow;
 
-use faer::{Mat, MatRef};
+use faer::{Mat, MatMut, MatRef};
 
 use super::dense::Rows;
 use super::{Delta, Factor, Kron, Term};
-use crate::compute::linalg::{dot, product};
+use crate::compute::linalg::{add_product, dot, product};
 
 /// The Gram matrix of `deltas`: entry (i, j) is ⟨Δᵢ, Δⱼ⟩.
 pub fn gram(deltas: &[&Delta<f64>]) -> Mat<f64> {
@@ -15,31 +15,22 @@ pub fn gram(deltas: &[&Delta<f64>]) -> Mat<f64> {
     let mut out = Mat::zeros(deltas.len(), deltas.len());
     for i in 0..deltas.len() {
         for j in 0..=i {
-            let value = ready[i].inner(&ready[j]);
+            let value = if i == j { ready[i].squared() } else { ready[i].inner(&ready[j]) };
             (out[(i, j)], out[(j, i)]) = (value, value);
         }
     }
     out
 }
 
-/// ⟨Δ, Δ⟩ of a difference of deltas, and the sum of the absolute values that it was added up from: where the
-/// first is far below the second, its digits are lost.
-pub fn norm_squared(delta: &Delta<f64>) -> (f64, f64) {
-    let ready = Ready::new(delta);
-    let (mut sum, mut magnitude) = (0.0, 0.0);
-    for (i, (x_scale, x)) in ready.0.iter().enumerate() {
-        for (j, (y_scale, y)) in ready.0[..=i].iter().enumerate() {
-            let part = x_scale * y_scale * x.inner(y) * if i == j { 1.0 } else { 2.0 };
-            sum += part;
-            magnitude += part.abs();
-        }
-    }
-    (sum.max(0.0), magnitude)
-}
-
 /// ‖Δ‖, the Frobenius norm.
 pub fn norm(delta: &Delta<f64>) -> f64 {
-    norm_squared(delta).0.sqrt()
+    Ready::new(delta).squared().max(0.0).sqrt()
+}
+
+/// ⟨X, X⟩, ⟨X, Y⟩ and ⟨Y, Y⟩.
+pub(crate) fn pair(x: &Delta<f64>, y: &Delta<f64>) -> [f64; 3] {
+    let (x, y) = (Ready::new(x), Ready::new(y));
+    [x.squared(), x.inner(&y), y.squared()]
 }
 
 /// A delta whose Hadamard terms are expanded, so that pairs of two kinds are left.
@@ -61,6 +52,18 @@ impl<'a> Ready<'a> {
             }
         };
         Self(delta.terms().iter().map(|(scale, term)| (*scale, expand(term))).collect())
+    }
+
+    /// ⟨self, self⟩, every pair of terms once.
+    fn squared(&self) -> f64 {
+        let mut sum = 0.0;
+        for (i, (x_scale, x)) in self.0.iter().enumerate() {
+            for (y_scale, y) in &self.0[..i] {
+                sum += 2.0 * x_scale * y_scale * x.inner(y);
+            }
+            sum += x_scale * x_scale * x.inner(x);
+        }
+        sum
     }
 
     fn inner(&self, other: &Self) -> f64 {
@@ -98,7 +101,7 @@ impl Expanded<'_> {
 }
 
 /// ⟨U1 V1, U2 V2⟩ = ⟨U1ᵀ U2, V1 V2ᵀ⟩, and its cases with whole matrices.
-fn plain_plain(x: &Factor<f64>, y: &Factor<f64>) -> f64 {
+pub(crate) fn plain_plain(x: &Factor<f64>, y: &Factor<f64>) -> f64 {
     match (x, y) {
         (Factor::Full(x), Factor::Full(y)) => dot(x.as_ref(), y.as_ref()),
         (Factor::Full(full), Factor::Product { left, right })
@@ -111,27 +114,40 @@ fn plain_plain(x: &Factor<f64>, y: &Factor<f64>) -> f64 {
     }
 }
 
-/// ⟨A ⊗ B, U V⟩ = Σ_ρ ⟨A, U_ρ B V_ρᵀ⟩ with column ρ of U reshaped to (a × b), row ρ of V to (c × d).
+/// ⟨A ⊗ B, U V⟩ = Σᵢⱼ A[i,j] ⟨Uᵢᵀ B, Vⱼ⟩ with Uᵢ the i-th of U's row blocks (b × r) and Vⱼ the j-th of V's column
+/// blocks (r × d); a B of two factors goes half to either side.
 fn kron_product(kron: &Kron<f64>, u: &Mat<f64>, v: &Mat<f64>) -> f64 {
     let split = kron.split();
     let rank = u.ncols();
-    let stacked_u: Vec<f64> = (0..rank).flat_map(|k| u.col(k).iter().copied()).collect();
-    let stacked_v: Vec<f64> = (0..rank).flat_map(|k| v.row(k).iter().copied()).collect();
-    let u = MatRef::from_row_major_slice(&stacked_u, rank * split.a, split.b);
-    let v = MatRef::from_row_major_slice(&stacked_v, rank * split.c, split.d);
-    // (U_ρ left) and (V_ρ rightᵀ), so that U_ρ B V_ρᵀ is one times the other's transpose.
-    let (u, v) = match &kron.b {
-        Factor::Full(b) => (product(u, b.as_ref()), v.to_owned()),
-        Factor::Product { left, right } => (product(u, left.as_ref()), product(v, right.transpose())),
+    let (left, right) = match &kron.b {
+        Factor::Full(b) => (Some(b.as_ref()), None),
+        Factor::Product { left, right } => (Some(left.as_ref()), Some(right.transpose())),
     };
-    let a = kron.a.to_full();
-    (0..rank)
-        .map(|k| {
-            let u = u.get(k * split.a..(k + 1) * split.a, ..);
-            let v = v.get(k * split.c..(k + 1) * split.c, ..);
-            dot(u, product(a.as_ref(), v).as_ref())
-        })
-        .sum()
+    let width = right.map_or(split.d, |right| right.ncols());
+    let u = columns(split.a, width, |i| u.get(i * split.b..(i + 1) * split.b, ..).transpose(), left);
+    let v = columns(split.c, width, |j| v.get(.., j * split.d..(j + 1) * split.d), right);
+    let u = MatRef::from_column_major_slice(&u, rank * width, split.a);
+    let v = MatRef::from_column_major_slice(&v, rank * width, split.c);
+    dot(kron.a.to_full().as_ref(), product(u.transpose(), v).as_ref())
+}
+
+/// Each block (r × anything) times `factor`, r × `width`, as one column after the other.
+fn columns<'a>(
+    count: usize,
+    width: usize,
+    block: impl Fn(usize) -> MatRef<'a, f64>,
+    factor: Option<MatRef<'_, f64>>,
+) -> Vec<f64> {
+    let rank = block(0).nrows();
+    let mut out = vec![0.0; count * rank * width];
+    for (k, out) in out.chunks_exact_mut(rank * width).enumerate() {
+        let mut out = MatMut::from_column_major_slice_mut(out, rank, width);
+        match factor {
+            Some(factor) => add_product(out, 1.0, block(k), factor),
+            None => out.copy_from(block(k)),
+        }
+    }
+    out
 }
 
 /// ⟨A ⊗ B, D⟩, tile by tile.

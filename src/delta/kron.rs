@@ -65,10 +65,8 @@ pub(crate) fn add_kron<T: Real>(out: &mut Mat<T>, scale: T, a: &Mat<T>, b: &Mat<
             let factor = scale * a[(i, j)];
             let (top, left) = (i * b.nrows(), j * b.ncols());
             for q in 0..b.ncols() {
-                let column = out.col_mut(left + q).subrows_mut(top, b.nrows());
-                for (to, from) in column.iter_mut().zip(b.col(q).iter()) {
-                    *to += factor * *from;
-                }
+                let column = &mut out.col_as_slice_mut(left + q)[top..top + b.nrows()];
+                column.iter_mut().zip(b.col_as_slice(q)).for_each(|(to, from)| *to += factor * *from);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! How far stored tensors are from the merge that they stand for.
 //!
 //! e = ‖stored − true‖ / ‖true‖ in float64, with `stored` what a reader of the file gets, after rounding. The
-//! inner products of the factors give e² down to about 1e-11 of the terms' own size; below that the difference
+//! inner products of the factors give e² down to about 1e-11 of the norms' own size; below that the difference
 //! itself is reduced to its core by QR.
 
 use crate::delta::core::Core;
@@ -21,7 +21,17 @@ pub struct Certificate {
 impl Certificate {
     /// Compares what is stored with what should be.
     pub fn of(stored: &Delta<f64>, truth: &Delta<f64>) -> Self {
-        Self { distance: distance(stored, truth), norm: gram::norm(truth), stored_norm: gram::norm(stored) }
+        const LOST: f64 = 1e-11;
+        let [stored_squared, inner, true_squared] = gram::pair(stored, truth);
+        let squared = stored_squared - 2.0 * inner + true_squared;
+        let distance = if squared > LOST * (stored_squared + true_squared) {
+            squared.sqrt()
+        } else {
+            let mut difference = truth.clone();
+            difference.add_scaled(-1.0, stored);
+            if difference.is_zero() { 0.0 } else { Core::of(&difference).matrix.norm_l2() }
+        };
+        Self { distance, norm: true_squared.max(0.0).sqrt(), stored_norm: stored_squared.max(0.0).sqrt() }
     }
 
     /// ‖stored − true‖ / ‖true‖
@@ -53,15 +63,4 @@ fn ratio(distance: f64, norm: f64) -> f64 {
         (false, true) => f64::INFINITY,
         (false, false) => distance / norm,
     }
-}
-
-fn distance(stored: &Delta<f64>, truth: &Delta<f64>) -> f64 {
-    const LOST: f64 = 1e-11;
-    let mut difference = truth.clone();
-    difference.add_scaled(-1.0, stored);
-    let (squared, magnitude) = gram::norm_squared(&difference);
-    if squared > LOST * magnitude || difference.is_zero() {
-        return squared.sqrt();
-    }
-    Core::of(&difference).matrix.norm_l2()
 }

@@ -1,14 +1,14 @@
 //! The nearest single Kronecker product: the best rank-one term of the rearranged matrix R(ΔW), whose rows are
 //! the blocks of ΔW (Van Loan, Pitsianis, "Approximation with Kronecker products", 1993).
 //!
-//! For terms of one split R(Σ cᵢ Aᵢ ⊗ Bᵢ) = [cᵢ vec Aᵢ] [vec Bᵢ]ᵀ, so two thin QRs and a k × k core give it; a
-//! delta of other terms is rearranged whole.
+//! For terms of one split R(Σ cᵢ Aᵢ ⊗ Bᵢ) = [cᵢ vec Aᵢ] [vec Bᵢ]ᵀ, so two k × k Gram matrices give it; a delta of
+//! other terms is rearranged whole.
 
 use faer::{Mat, MatRef};
 
 use super::budget::{Curve, Point, tails};
 use super::{Fitter, Form};
-use crate::compute::linalg::{product, svd, symmetric_eigen, thin_qr};
+use crate::compute::linalg::{product, svd, symmetric_eigen};
 use crate::delta::core::{Core, common_split};
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Kron, Split, Term, gram};
@@ -43,7 +43,7 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(nearest);
         }
         let split = self.split().ok_or_else(|| Error::internal("a Kronecker fit without a split"))?;
-        let nearest = Nearest::of(self.delta, split)?;
+        let nearest = Nearest::of(self.delta, self.exact, split)?;
         Ok(self.nearest_kron.get_or_init(|| nearest))
     }
 
@@ -67,9 +67,9 @@ pub(super) fn product_numbers(rank: usize, b: usize, d: usize) -> usize {
 }
 
 impl<T: Real> Nearest<T> {
-    fn of(delta: &Delta<T>, split: Split) -> Result<Self> {
-        let (a, b, error) = match common_split(delta) {
-            Some((common, krons)) if common == split => of_one_split(split, &krons)?,
+    fn of(delta: &Delta<T>, exact: &Delta<f64>, split: Split) -> Result<Self> {
+        let (a, b, error) = match (common_split(exact), common_split(delta)) {
+            (Some((common, exact)), Some((_, krons))) if common == split => of_one_split(&exact, &krons)?,
             _ => of_entries(delta, split)?,
         };
         let core = Core::of(&b);
@@ -107,24 +107,48 @@ impl<T: Real> Nearest<T> {
 }
 
 /// A with unit norm, B, and the relative error, from the factors of terms of the same split.
-fn of_one_split<T: Real>(split: Split, krons: &[(f64, &Kron<T>)]) -> Result<(Mat<T>, Delta<T>, f64)> {
-    let Split { a, c, b, d } = split;
-    let outer: Vec<_> = krons.iter().map(|(_, kron)| kron.a.to_full()).collect();
-    let inner: Vec<_> = krons.iter().map(|(_, kron)| kron.b.to_full()).collect();
-    let x = Mat::from_fn(a * c, krons.len(), |i, k| T::from_f64(krons[k].0) * outer[k][(i % a, i / a)]);
-    let y = Mat::from_fn(b * d, krons.len(), |i, k| inner[k][(i % b, i / b)]);
-    let (q, r_x) = thin_qr(x.as_ref());
-    let (_, r_y) = thin_qr(y.as_ref());
-    let core = svd(product(r_x.as_ref(), r_y.transpose()).as_ref())?;
-    let vec_a = product(q.as_ref(), core.u.get(.., ..1));
-    let nearest = Mat::from_fn(a, c, |i, j| vec_a[(j * a + i, 0)]);
+///
+/// With X = [cᵢ vec Aᵢ] and Y = [vec Bᵢ] the squared singular values of X Yᵀ are the eigenvalues of Sᵀ XᵀX S, where
+/// YᵀY = S Sᵀ. Float64 Gram matrices are enough: an error of 1e-8 in A moves the optimum by its square.
+fn of_one_split<T: Real>(
+    exact: &[(f64, &Kron<f64>)],
+    krons: &[(f64, &Kron<T>)],
+) -> Result<(Mat<T>, Delta<T>, f64)> {
+    let k = exact.len();
+    let gram = |of: &dyn Fn(usize, usize) -> f64| {
+        let mut out = Mat::zeros(k, k);
+        for i in 0..k {
+            for j in 0..=i {
+                let value = of(i, j);
+                (out[(i, j)], out[(j, i)]) = (value, value);
+            }
+        }
+        out
+    };
+    let outer = gram(&|i, j| exact[i].0 * exact[j].0 * gram::plain_plain(&exact[i].1.a, &exact[j].1.a));
+    let inner = gram(&|i, j| gram::plain_plain(&exact[i].1.b, &exact[j].1.b));
+    let (values, vectors) = symmetric_eigen(inner.as_ref())?;
+    let root = Mat::from_fn(k, k, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
+    let core = product(root.transpose(), product(outer.as_ref(), root.as_ref()).as_ref());
+    let (squares, mixes) = symmetric_eigen(core.as_ref())?;
+    let mix = product(root.as_ref(), mixes.get(.., k - 1..));
+    let total: f64 = squares.iter().sum();
+    let error = (squares[..k - 1].iter().sum::<f64>() / total).max(0.0).sqrt();
+
+    let split = exact[0].1.split();
+    let mut a = Mat::<f64>::zeros(split.a, split.c);
+    for (i, (scale, kron)) in exact.iter().enumerate() {
+        a += kron.a.to_full() * faer::Scale(scale * mix[(i, 0)]);
+    }
+    let a = &a * faer::Scale(1.0 / a.norm_l2());
     // B = R(ΔW)ᵀ vec(A) = Σ cᵢ ⟨Aᵢ, A⟩ Bᵢ: no inverse, so parallel terms do no harm.
-    let mut sum = Delta::zero(b, d);
-    for (k, (_, kron)) in krons.iter().enumerate() {
-        let weight: f64 = (0..a * c).map(|i| x[(i, k)].to_f64() * vec_a[(i, 0)].to_f64()).sum();
+    let mut sum = Delta::zero(split.b, split.d);
+    let whole = Factor::Full(a.clone());
+    for ((scale, outer), (_, kron)) in exact.iter().zip(krons) {
+        let weight = scale * gram::plain_plain(&outer.a, &whole);
         sum.add_scaled(1.0, &Delta::of(weight, Term::Plain(kron.b.clone())));
     }
-    Ok((nearest, sum, tails(&core.sigma)[0]))
+    Ok((Mat::from_fn(split.a, split.c, |i, j| T::from_f64(a[(i, j)])), sum, error))
 }
 
 /// The same from the entries of any delta: the leading eigenvector of the smaller Gram matrix of R(ΔW).

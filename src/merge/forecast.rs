@@ -1,13 +1,11 @@
 //! Size and error before the heavy work, from the spectra of a sample of layers.
 
-use std::collections::BTreeMap;
-
 use super::plan::{Site, Target};
 use super::{Context, Merge, Watch, engine, header_reserve, plan};
 use crate::error::Result;
 use crate::fit::{Bound, Curve, FitOptions, Format, budget};
+use crate::merge::Space;
 use crate::merge::recipe::Recipe;
-use crate::merge::{Quality, Space};
 
 /// How many layers are looked at.
 const SAMPLE: usize = 24;
@@ -66,12 +64,10 @@ impl Merge {
         run.stage("surveying");
         let (chosen, total) = sample(sites);
         let bound = self.plain_bound();
-        let survey = |tolerance: f64, context: &Context<'_>| {
-            let bound = Bound { tolerance, values_only: true, rank_only: false, ..bound };
-            sampled_curves(&run, context, &chosen, bound)
-        };
         let overhead = self.overhead(&chosen, total);
-        let own = survey(if self.size_limit().is_some() { 1.0 } else { bound.tolerance }, &context)?;
+        let tolerance = if self.size_limit().is_some() { 1.0 } else { bound.tolerance };
+        let surveyed = Bound { tolerance, values_only: true, rank_only: false, ..bound };
+        let own = sampled_curves(&run, &context.fit, &context, &chosen, surveyed)?;
         let bound = match self.size_limit() {
             None => bound,
             Some(limit) => at_size(&own, limit.saturating_sub(overhead), bound)?,
@@ -85,35 +81,52 @@ impl Merge {
             input_bytes: self.inputs.iter().map(|input| input.adapter.file().byte_len()).sum(),
             alternatives: Vec::new(),
         };
-        if self.options.space == Space::Delta && (forecast.is_huge() || forecast.error > budget::EXACT) {
-            let fit =
-                |format, match_norm| FitOptions { format, match_norm, factor: None, ..context.fit.clone() };
-            let with = |fit| Context {
-                fit,
-                strategy: (strategy_row(self).make)(&self.options),
-                shares: context.shares.clone(),
-                key_shares: BTreeMap::new(),
-                ..context
-            };
-            let free = Bound { rank: None, ..bound };
-            let lora = survey_with(&run, &with(fit(Format::Lora, false)), &chosen, free)?;
-            let at = |tolerance| Bound { tolerance, ..free };
-            forecast.alternatives.push(self.cost(
-                &lora,
-                at(budget::EXACT),
-                overhead,
-                "--format lora --tolerance 0.01",
-            ));
-            if self.options.quality != Some(Quality::Good) {
-                let auto = survey_with(&run, &with(fit(Format::Auto, false)), &chosen, free)?;
-                forecast.alternatives.push(self.cost(&auto, at(0.2), overhead, "--quality good"));
-                let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);
-                if let Ok(compact) = at_size(&auto, largest.saturating_sub(overhead), free) {
-                    forecast.alternatives.push(self.cost(&auto, compact, overhead, "--quality compact"));
-                }
-            }
+        if self.options.space == Space::Delta && forecast.is_huge() {
+            forecast.alternatives = self.other_ways(&run, &context, &chosen, overhead)?;
         }
         Ok(forecast)
+    }
+
+    /// Other ways to store the same merge, with the size and error that each would come to.
+    ///
+    /// # Errors
+    /// Whatever is wrong with inputs or options.
+    pub fn alternatives(&self, watch: Watch<'_>) -> Result<Vec<Alternative>> {
+        let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
+        let sites = plan::sites(&self.inputs)?;
+        let context = self.context(&run, &sites)?;
+        run.stage("surveying");
+        let (chosen, total) = sample(sites);
+        let overhead = self.overhead(&chosen, total);
+        self.other_ways(&run, &context, &chosen, overhead)
+    }
+
+    fn other_ways(
+        &self,
+        run: &engine::Run<'_>,
+        context: &Context<'_>,
+        sites: &[(Site<'_>, usize)],
+        overhead: u64,
+    ) -> Result<Vec<Alternative>> {
+        let fit = FitOptions { format: Format::Auto, match_norm: false, factor: None, ..context.fit.clone() };
+        let loose = Bound {
+            tolerance: 1.0,
+            rank: None,
+            rank_only: false,
+            values_only: true,
+            dtype: self.options.dtype,
+        };
+        let samples = sampled_curves(run, &fit, context, sites, loose)?;
+        let at = |tolerance| Bound { tolerance, ..loose };
+        let mut ways = vec![
+            self.cost(&samples, at(budget::EXACT), overhead, "--quality exact"),
+            self.cost(&samples, at(0.2), overhead, "--quality good"),
+        ];
+        let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);
+        if let Ok(compact) = at_size(&samples, largest.saturating_sub(overhead), loose) {
+            ways.push(self.cost(&samples, compact, overhead, "--quality compact"));
+        }
+        Ok(ways)
     }
 
     /// Header and alphas.
@@ -142,22 +155,9 @@ impl Merge {
     }
 }
 
-fn strategy_row(merge: &Merge) -> &'static super::strategy::Row {
-    super::strategy::by_name(&merge.options.strategy).expect("the context was made with it")
-}
-
-fn survey_with(
-    run: &engine::Run<'_>,
-    context: &Context<'_>,
-    sites: &[(Site<'_>, usize)],
-    bound: Bound,
-) -> Result<Vec<Sample>> {
-    let bound = Bound { tolerance: 1.0, values_only: true, rank_only: false, ..bound };
-    sampled_curves(run, context, sites, bound)
-}
-
 fn sampled_curves(
     run: &engine::Run<'_>,
+    fit: &FitOptions,
     context: &Context<'_>,
     sites: &[(Site<'_>, usize)],
     bound: Bound,
@@ -165,7 +165,7 @@ fn sampled_curves(
     let (only, counts): (Vec<&Site<'_>>, Vec<usize>) =
         sites.iter().map(|(site, count)| (site, *count)).unzip();
     let of_site = |site: &Site<'_>| {
-        let of_target = |target: &Target<'_>| context.curves(target, bound);
+        let of_target = |target: &Target<'_>| context.curves(target, fit, bound);
         site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
     };
     let found = run.map(&only, of_site)?;
@@ -182,32 +182,20 @@ fn at_size(samples: &[Sample], bytes: u64, bound: Bound) -> Result<Bound> {
     Ok(Bound { tolerance, ..bound })
 }
 
-/// Sites that stand for all: of every shape and set of families about as many as its share asks for, each with
-/// how many it stands for. The number of all sites comes back with them.
-fn sample(sites: Vec<Site<'_>>) -> (Vec<(Site<'_>, usize)>, usize) {
+/// Sites that stand for all, evenly from the smallest to the largest, each with how many it stands for; and the
+/// number of all.
+fn sample(mut sites: Vec<Site<'_>>) -> (Vec<(Site<'_>, usize)>, usize) {
     let total = sites.len();
-    let kind = |site: &Site<'_>| {
-        let of_target = |t: &Target<'_>| {
-            (
-                t.shape.rows,
-                t.shape.cols,
-                t.sources.iter().map(|(i, l)| (*i, l.family, l.rank)).collect::<Vec<_>>(),
-            )
-        };
-        site.targets.iter().map(of_target).collect::<Vec<_>>()
-    };
-    let mut groups: BTreeMap<_, Vec<Site<'_>>> = BTreeMap::new();
-    for site in sites {
-        groups.entry(kind(&site)).or_default().push(site);
-    }
-    let mut chosen = Vec::new();
-    for group in groups.into_values() {
-        let count = group.len();
-        let take = if total <= SAMPLE { count } else { (count * SAMPLE).div_ceil(total).min(count) };
-        let step = count / take;
-        for (k, site) in group.into_iter().step_by(step).take(take).enumerate() {
-            // The counts of a group add up to it.
-            chosen.push((site, count * (k + 1) / take - count * k / take));
+    let take = total.min(SAMPLE);
+    let entries = |site: &Site<'_>| site.targets.iter().map(|t| t.shape.rows * t.shape.cols).sum::<usize>();
+    sites.sort_by_key(|site| (entries(site), site.module));
+    let mut chosen = Vec::with_capacity(take);
+    for (index, site) in sites.into_iter().enumerate() {
+        // The k-th of `take` equal parts of the order, by the site in its middle.
+        let k = chosen.len();
+        let (start, end) = (k * total / take, (k + 1) * total / take);
+        if index == usize::midpoint(start, end) {
+            chosen.push((site, end - start));
         }
     }
     (chosen, total)

@@ -333,17 +333,22 @@ impl Context<'_> {
             dtype: self.options.dtype,
         };
         let curves = run.map(sites, |site| {
-            let of_target = |target: &Target<'_>| Ok(self.curves(target, bound)?.0);
+            let of_target = |target: &Target<'_>| Ok(self.curves(target, &self.fit, bound)?.0);
             site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
         })?;
         Ok(curves.into_iter().flatten().collect())
     }
 
     /// A target's curves and ‖true‖.
-    fn curves(&self, target: &Target<'_>, bound: Bound) -> Result<(Vec<crate::fit::Curve>, f64)> {
+    fn curves(
+        &self,
+        target: &Target<'_>,
+        fit: &FitOptions,
+        bound: Bound,
+    ) -> Result<(Vec<crate::fit::Curve>, f64)> {
         let exact = self.merged(target)?.delta;
         let working = exact.cast::<f32>();
-        let fitter = Fitter::new(&working, &exact, &target.shape, &self.fit);
+        let fitter = Fitter::new(&working, &exact, &target.shape, fit);
         Ok((fitter.curves(bound)?, fitter.norm()))
     }
 
