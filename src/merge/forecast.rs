@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::plan::{Site, Target};
-use super::{Context, Merge, Watch, engine, header_reserve, plan};
+use super::{Context, Merge, Watch, engine, plan};
 use crate::error::Result;
 use crate::fit::{Bound, Curve, FitOptions, Format, budget};
-use crate::merge::recipe::Recipe;
 use crate::merge::{Quality, Space};
 
 /// How many layers are looked at.
@@ -70,14 +69,14 @@ impl Merge {
             let bound = Bound { tolerance, values_only: true, rank_only: false, ..bound };
             sampled_curves(&run, context, &chosen, bound)
         };
-        let overhead = self.overhead(&chosen, total);
+        let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
         let own = survey(if self.size_limit().is_some() { 1.0 } else { bound.tolerance }, &context)?;
         let bound = match self.size_limit() {
             None => bound,
             Some(limit) => at_size(&own, limit.saturating_sub(overhead), bound)?,
         };
         let main = self.cost(&own, bound, overhead, "");
-        let sampled = (own.len(), total);
+        let sampled = (chosen.len(), total);
         let mut forecast = Forecast {
             bytes: main.bytes,
             error: main.error,
@@ -108,23 +107,14 @@ impl Merge {
                 let auto = survey_with(&run, &with(fit(Format::Auto, false)), &chosen, free)?;
                 forecast.alternatives.push(self.cost(&auto, at(0.2), overhead, "--quality good"));
                 let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);
-                if let Ok(compact) = at_size(&auto, largest.saturating_sub(overhead), free) {
+                if self.options.quality != Some(Quality::Compact)
+                    && let Ok(compact) = at_size(&auto, largest.saturating_sub(overhead), free)
+                {
                     forecast.alternatives.push(self.cost(&auto, compact, overhead, "--quality compact"));
                 }
             }
         }
         Ok(forecast)
-    }
-
-    /// Header and alphas.
-    fn overhead(&self, sites: &[(Site<'_>, usize)], total: usize) -> u64 {
-        let recipe = Recipe::of(&[], &self.options);
-        let (mut header, mut count) = (0, 0);
-        for (site, weight) in sites {
-            header += header_reserve(std::slice::from_ref(site), &recipe) * weight;
-            count += weight;
-        }
-        (header / count.max(1) * total / 2) as u64
     }
 
     fn cost(&self, samples: &[Sample], bound: Bound, overhead: u64, options: &'static str) -> Alternative {
