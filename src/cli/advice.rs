@@ -46,6 +46,9 @@ pub(crate) fn huge(forecast: &Forecast) -> String {
 
 /// What would help, if the file is further from the true merge than the user asked for.
 pub(crate) fn after(report: &Report, options: &Options, forecast: Option<&Forecast>) -> Option<String> {
+    if report.norm_ratio.is_none() {
+        return Some("the result does nothing: the weights are 0, or the models cancel".to_owned());
+    }
     let off = percent(report.error);
     if report.error <= asked(options).max(NOTABLE) * SLACK {
         return None;
@@ -56,14 +59,15 @@ pub(crate) fn after(report: &Report, options: &Options, forecast: Option<&Foreca
              Without --space factor, their effects are merged"
         ));
     }
-    let helps = |a: &&Alternative| a.error < 0.9 * report.error;
-    let way = |a: &Alternative| {
-        let rank = if a.rank > 0 { format!("rank up to {}, ", a.rank) } else { String::new() };
-        format!("{} holds it to {} ({rank}about {})", a.options, percent(a.error), size(a.bytes))
+    let alternatives = forecast.map_or(&[][..], |forecast| &forecast.alternatives);
+    let ways = alternatives.iter().filter(|way| way.error < 0.9 * report.error);
+    let way = |(i, Alternative { options, bytes, error, rank }): (usize, &Alternative)| {
+        let verb = if i == 0 { " holds it" } else { "" };
+        let rank = if *rank > 0 { format!("rank up to {rank}, ") } else { String::new() };
+        format!("{options}{verb} to about {} ({rank}{})", percent(*error), size(*bytes))
     };
-    let ways: Vec<String> =
-        forecast.iter().flat_map(|f| f.alternatives.iter().filter(helps).map(way)).collect();
-    let ways = if ways.is_empty() { "--quality exact holds it to 1 %".to_owned() } else { list(&ways) };
+    let ways: Vec<String> = ways.enumerate().map(way).collect();
+    let ways = if ways.is_empty() { "--quality exact holds it to 1 %".to_owned() } else { ways.join(", ") };
     Some(format!("{} holds this merge to {off}; {ways}", chosen(options)))
 }
 
@@ -78,7 +82,7 @@ fn chosen(options: &Options) -> String {
     let limits = [
         (options.quality == Some(Quality::Compact)).then(|| "--quality compact".to_owned()),
         options.rank.map(|rank| format!("--rank {rank}")),
-        options.max_size.map(|bytes| format!("--max-size {bytes}")),
+        options.max_size.map(|bytes| format!("--max-size {}", size(bytes))),
         options.factor.map(|factor| format!("--factor {factor}")),
     ];
     let limits: Vec<String> = limits.into_iter().flatten().collect();

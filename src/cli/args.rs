@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, value_parser};
 use lycomerge::merge::{options, strategy};
 
@@ -46,6 +47,7 @@ Examples:
 /// The whole command line.
 pub(crate) fn command() -> Command {
     Command::new("lycomerge")
+        .max_term_width(110)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Merges LoKr, LoHa, LoRA and other adapters of image models by what they do to the weights")
         .after_help(format!("Begin with 'lycomerge merge --help'.\n\n{EXIT_CODES}"))
@@ -150,8 +152,12 @@ pub(crate) fn plain_number(argument: OsString) -> OsString {
     }
 }
 
-/// What is wrong with the command line, in the words of the parser.
+/// What is wrong with the command line, in the words of the parser; nothing but the help, if it is empty.
 pub(crate) fn failure(error: &clap::Error) -> Failure {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return Failure::Helped;
+    }
     let text = error.render().to_string();
     Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end())
 }

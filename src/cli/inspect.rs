@@ -9,7 +9,7 @@ use lycomerge::Adapter;
 use super::output::{self, Failure};
 use super::survey::Survey;
 use super::table::{Side, Table};
-use super::text::{count, number, percent, size};
+use super::text::{count, digits, number, size};
 
 /// Runs the subcommand. A file that can't be read doesn't keep the others from being shown.
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
@@ -56,17 +56,16 @@ fn page(survey: &Survey) -> String {
     let families: Vec<_> = survey.families.iter().map(|(family, n)| format!("{n} {family}")).collect();
     line("kind", survey.kind);
     line("layers", &format!("{} in {}", families.join(", "), count(survey.modules, "module")));
+    let ranks = survey.ranks.iter().rev().map(|(rank, n)| format!("{rank} in {n}"));
     let without = (survey.without_rank > 0).then(|| format!("none in {}", survey.without_rank));
-    let ranks: Vec<_> =
-        survey.ranks.iter().rev().map(|(rank, n)| format!("{rank} in {n}")).chain(without).collect();
-    line("rank", &ranks.join(", "));
-    match survey.scales {
+    line("rank", &ranks.chain(without).collect::<Vec<_>>().join(", "));
+    match survey.alpha_over_rank {
         Some((low, high)) if low == high => line("alpha/rank", &number(low)),
         Some((low, high)) => line("alpha/rank", &format!("{} to {}", number(low), number(high))),
         None => {}
     }
     line("numbers", &format!("{}, {}", survey.dtype, size(survey.bytes)));
-    for (name, value) in &survey.origin {
+    for (name, value) in survey.origin() {
         line(name, value);
     }
     if survey.passengers > 0 {
@@ -89,8 +88,8 @@ fn page(survey: &Survey) -> String {
         table.push([
             format!("  {}", block.name),
             block.layers.to_string(),
-            number(block.norm),
-            percent(block.share),
+            digits(block.norm),
+            format!("{:.1} %", 100.0 * block.share),
         ]);
     }
     format!("{page}\n{table}")

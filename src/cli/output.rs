@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     Failed(String),
     /// It went wrong, and every reason has been given already.
     Told,
+    /// It was asked nothing, and the help has been given.
+    Helped,
 }
 
 impl Failure {
@@ -37,6 +39,7 @@ impl Failure {
                 ExitCode::FAILURE
             }
             Self::Told => ExitCode::FAILURE,
+            Self::Helped => ExitCode::from(2),
         }
     }
 }

@@ -42,9 +42,9 @@ pub(crate) struct Survey {
     /// Layers without a rank: differences, and LoKr layers with two full factors.
     pub(crate) without_rank: usize,
     /// The smallest and the largest alpha/rank of layers that have a rank.
-    pub(crate) scales: Option<(f64, f64)>,
-    /// What the metadata tell, by words for people.
-    pub(crate) origin: BTreeMap<&'static str, String>,
+    pub(crate) alpha_over_rank: Option<(f64, f64)>,
+    /// The metadata that tell where it comes from, by their keys.
+    pub(crate) metadata: BTreeMap<&'static str, String>,
     /// ‖ΔW‖ over all layers.
     pub(crate) norm: f64,
     /// ‖ΔW‖ by block of the model.
@@ -84,9 +84,9 @@ impl Survey {
             scales = Some((low.min(layer.scale), high.max(layer.scale)));
         }
         let modules: BTreeSet<&str> = layers.keys().map(|id| id.module.as_str()).collect();
-        let origin = ORIGINS.iter().filter_map(|(key, word)| {
+        let metadata = ORIGINS.iter().filter_map(|(key, _)| {
             let value = adapter.metadata().get(*key)?.trim();
-            (!matches!(value, "" | "None" | "null")).then(|| (*word, value.to_owned()))
+            (!matches!(value, "" | "None" | "null")).then(|| (*key, value.to_owned()))
         });
         let (norm, blocks) = blocks(adapter)?;
         Ok(Self {
@@ -98,14 +98,19 @@ impl Survey {
             families,
             ranks,
             without_rank,
-            scales,
-            origin: origin.collect(),
+            alpha_over_rank: scales,
+            metadata: metadata.collect(),
             norm,
             blocks,
             passengers: adapter.passengers().count(),
             skipped: adapter.skipped(),
             notes: adapter.warnings().iter().cloned().chain(alphas(adapter)).collect(),
         })
+    }
+
+    /// What the metadata tell, with the words for it.
+    pub(crate) fn origin(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        ORIGINS.iter().filter_map(|(key, word)| Some((*word, self.metadata.get(key)?.as_str())))
     }
 }
 

@@ -4,7 +4,8 @@
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent.abs() {
-        0.0 => "0 %".to_owned(),
+        // What float64 itself loses is nothing.
+        x if x < 1e-11 => "0 %".to_owned(),
         // Float32 and float64 outputs: only the magnitude tells anything.
         x if x < 9.5e-4 => format!("{percent:.0e} %"),
         x if x < 0.0095 => format!("{percent:.4} %"),
@@ -37,19 +38,25 @@ pub(crate) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// A number of three digits, for columns and lists: `0.125`, `1.5`, `32`, `1.2e-5`.
-pub(crate) fn number(x: f64) -> String {
-    if x != 0.0 && !(1e-3..1e5).contains(&x.abs()) {
-        return format!("{x:.1e}");
+/// A number of three digits, for columns: `0.125`, `1.50`, `32.0`, `1.2e-5`.
+pub(crate) fn digits(x: f64) -> String {
+    match x.abs() {
+        0.0 => "0".to_owned(),
+        size if !(1e-3..1e5).contains(&size) => format!("{x:.1e}"),
+        size if size < 1.0 => format!("{x:.3}"),
+        size if size < 10.0 => format!("{x:.2}"),
+        size if size < 100.0 => format!("{x:.1}"),
+        _ => format!("{x:.0}"),
     }
-    let digits = match x.abs() {
-        x if x < 1.0 => 3,
-        x if x < 10.0 => 2,
-        x if x < 100.0 => 1,
-        _ => 0,
-    };
-    let fixed = format!("{x:.digits$}");
-    if digits > 0 { fixed.trim_end_matches('0').trim_end_matches('.').to_owned() } else { fixed }
+}
+
+/// A number of at most three digits, for sentences: `0.125`, `1.5`, `32`, `1.2e-5`.
+pub(crate) fn number(x: f64) -> String {
+    let digits = digits(x);
+    match digits.contains('.') && !digits.contains('e') {
+        true => digits.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => digits,
+    }
 }
 
 /// Extents: `320×320×3×3`.
@@ -120,10 +127,11 @@ mod tests {
         for (x, text) in expected {
             assert_eq!(number(x), text);
         }
+        assert_eq!(digits(2.5), "2.50");
     }
 
     #[test]
-    fn lists_end_in_and() {
+    fn lists_end_in_and_and_shapes_are_products() {
         assert_eq!(list(&["a"]), "a");
         assert_eq!(list(&["a", "b", "c"]), "a, b and c");
         assert_eq!(shape(&[8, 4, 3, 3]), "8×4×3×3");
