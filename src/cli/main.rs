@@ -1,3 +1,45 @@
-//! The command `lycomerge`.
+//! The command `lycomerge`: a face of the library, made of what a person at a terminal needs.
+//!
+//! [`args`] makes the command line from the library's table of options, [`merge`] and [`inspect`] are the two
+//! subcommands, and the rest is how they talk: results go to stdout, everything else to stderr.
 
-fn main() {}
+mod advice;
+mod args;
+mod inspect;
+mod merge;
+mod output;
+mod progress;
+mod stop;
+mod survey;
+mod table;
+mod text;
+mod verify;
+
+use std::process::ExitCode;
+
+use output::Failure;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let given = std::env::args_os().map(args::plain_number);
+    let matches = match args::command().try_get_matches_from(given) {
+        Ok(matches) => matches,
+        Err(help) if !help.use_stderr() => {
+            // A reader that has seen enough of the help is no failure.
+            let _ = help.print();
+            return Ok(());
+        }
+        Err(error) => return Err(args::failure(&error)),
+    };
+    match matches.subcommand() {
+        Some((args::MERGE, matches)) => merge::run(matches),
+        Some((_, matches)) => inspect::run(matches),
+        None => Ok(()),
+    }
+}

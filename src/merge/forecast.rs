@@ -1,11 +1,10 @@
 //! Size and error before the heavy work, from the spectra of a sample of layers.
 
 use super::plan::{Site, Target};
-use super::{Context, Merge, Watch, engine, header_reserve, plan};
+use super::{Context, Merge, Watch, engine, plan};
 use crate::error::Result;
 use crate::fit::{Bound, Curve, FitOptions, Format, budget};
-use crate::merge::Space;
-use crate::merge::recipe::Recipe;
+use crate::merge::{Options, Quality, Space};
 
 /// How many layers are looked at.
 const SAMPLE: usize = 24;
@@ -64,7 +63,7 @@ impl Merge {
         run.stage("surveying");
         let (chosen, total) = sample(sites);
         let bound = self.plain_bound();
-        let overhead = self.overhead(&chosen, total);
+        let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
         let tolerance = if self.size_limit().is_some() { 1.0 } else { bound.tolerance };
         let surveyed = Bound { tolerance, values_only: true, rank_only: false, ..bound };
         let own = sampled_curves(&run, &context.fit, &context, &chosen, surveyed)?;
@@ -96,8 +95,8 @@ impl Merge {
         let sites = plan::sites(&self.inputs)?;
         let context = self.context(&run, &sites)?;
         run.stage("surveying");
-        let (chosen, total) = sample(sites);
-        let overhead = self.overhead(&chosen, total);
+        let (chosen, _) = sample(sites);
+        let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
         self.other_ways(&run, &context, &chosen, overhead)
     }
 
@@ -118,26 +117,31 @@ impl Merge {
         };
         let samples = sampled_curves(run, &fit, context, sites, loose)?;
         let at = |tolerance| Bound { tolerance, ..loose };
-        let mut ways = vec![
-            self.cost(&samples, at(budget::EXACT), overhead, "--quality exact"),
-            self.cost(&samples, at(0.2), overhead, "--quality good"),
-        ];
         let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);
-        if let Ok(compact) = at_size(&samples, largest.saturating_sub(overhead), loose) {
-            ways.push(self.cost(&samples, compact, overhead, "--quality compact"));
+        let bounds = [
+            (Quality::Exact, Some(at(budget::EXACT))),
+            (Quality::Good, Some(at(0.2))),
+            (Quality::Compact, at_size(&samples, largest.saturating_sub(overhead), loose).ok()),
+        ];
+        let auto = self.options.format == Format::Auto;
+        let Options { tolerance, max_size, rank, .. } = self.options;
+        let limited = tolerance.is_some() || max_size.is_some() || rank.is_some();
+        let mut ways = Vec::new();
+        for (quality, bound) in bounds {
+            let taken = auto && !limited && self.options.quality.unwrap_or(Quality::Exact) == quality;
+            if let Some(bound) = bound.filter(|_| !taken) {
+                let options = match (quality, auto) {
+                    (Quality::Exact, true) => "--quality exact",
+                    (Quality::Exact, false) => "--format auto",
+                    (Quality::Good, true) => "--quality good",
+                    (Quality::Good, false) => "--format auto --quality good",
+                    (Quality::Compact, true) => "--quality compact",
+                    (Quality::Compact, false) => "--format auto --quality compact",
+                };
+                ways.push(self.cost(&samples, bound, overhead, options));
+            }
         }
         Ok(ways)
-    }
-
-    /// Header and alphas.
-    fn overhead(&self, sites: &[(Site<'_>, usize)], total: usize) -> u64 {
-        let recipe = Recipe::of(&[], &self.options);
-        let (mut header, mut count) = (0, 0);
-        for (site, weight) in sites {
-            header += header_reserve(std::slice::from_ref(site), &recipe) * weight;
-            count += weight;
-        }
-        (header / count.max(1) * total / 2) as u64
     }
 
     fn cost(&self, samples: &[Sample], bound: Bound, overhead: u64, options: &'static str) -> Alternative {

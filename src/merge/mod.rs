@@ -79,6 +79,8 @@ struct Piece {
     tensors: Vec<NewTensor>,
     layers: Vec<(LayerReport, Certificate)>,
     warnings: Vec<String>,
+    /// Whether a difference is stored flat because nobody knows its kernel.
+    flat: bool,
 }
 
 impl Merge {
@@ -168,10 +170,11 @@ impl Merge {
         let (bound, tolerance) = self.bound(&mut run, &context, &sites)?;
 
         let name = path.map_or_else(|| "memory".into(), Path::to_owned);
-        let mut writer = Writer::new(sink, name, header_reserve(&sites, &recipe))?;
+        let reserve = sites.iter().map(header_entries).sum::<usize>() + self.header_rest();
+        let mut writer = Writer::new(sink, name, reserve)?;
         let mut passengers = self.passengers()?.into_iter().peekable();
         let mut stored = labels::Stored::default();
-        let (mut layers, mut warnings) = (Vec::new(), Vec::new());
+        let (mut layers, mut warnings, mut flat) = (Vec::new(), Vec::new(), Vec::new());
         run.stage("merging");
         run.for_each(
             &sites,
@@ -194,12 +197,14 @@ impl Merge {
                 }
                 layers.extend(piece.layers);
                 warnings.extend(piece.warnings);
+                flat.extend(piece.flat.then_some(site.module));
                 Ok(())
             },
         )?;
         for (name, data, shape) in passengers {
             writer.push(&name, self.options.dtype, &shape, &data)?;
         }
+        warnings.extend(flat_warning(&flat));
         let (sink, finished) = writer.finish(labels::metadata(&self.inputs, &recipe, &stored, path))?;
 
         let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
@@ -297,11 +302,21 @@ impl Merge {
 
     /// How many numbers the layers may store in a file of `limit` bytes.
     fn numbers_within(&self, limit: u64, sites: &[Site<'_>]) -> usize {
-        let recipe = Recipe::of(&self.inputs, &self.options);
-        // An alpha per target, and the header with its length.
-        let targets: usize = sites.iter().map(|site| site.targets.len()).sum();
-        let overhead = header_reserve(sites, &recipe) + 16 + targets * self.options.dtype.size();
+        let overhead = self.overhead(sites.iter().map(|site| (site, 1)));
         (limit as usize).saturating_sub(overhead) / self.options.dtype.size()
+    }
+
+    /// What a file takes besides the factors: the header with its length, and an alpha per target. Each site
+    /// comes with how many it stands for.
+    fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>) -> usize {
+        let alphas = |site: &Site<'_>| site.targets.len() * self.options.dtype.size();
+        let of_sites: usize = sites.map(|(site, count)| (header_entries(site) + alphas(site)) * count).sum();
+        of_sites + self.header_rest() + 16
+    }
+
+    /// The header's room for everything but the layers.
+    fn header_rest(&self) -> usize {
+        4096 + 400 * self.inputs.len()
     }
 
     /// Tensors that are no layers, from the first input that has them, in the output's dtype.
@@ -357,7 +372,7 @@ impl Context<'_> {
     }
 
     fn piece<T: Real>(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
-        let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), warnings: Vec::new() };
+        let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), warnings: Vec::new(), flat: false };
         for target in &site.targets {
             let merged = self.merged(target)?;
             let (family, tensors) = match self.options.space {
@@ -389,10 +404,7 @@ impl Context<'_> {
             };
             piece.layers.push((report, certificate));
             piece.warnings.extend(merged.warning);
-            if family == Family::Full && target.has_unknown_kernel() {
-                let message = "has an unknown kernel and is stored flat; hosts that compare shapes skip it if it is a convolution";
-                piece.warnings.push(format!("{} {message}", site.module));
-            }
+            piece.flat |= family == Family::Full && target.has_unknown_kernel();
             piece.tensors.extend(tensors);
         }
         piece.tensors.sort_by_key(|tensor| tensor.suffix);
@@ -414,17 +426,25 @@ impl Context<'_> {
     }
 }
 
-/// What the header takes at most, near enough: up to four tensors for a weight and one for a bias.
-fn header_reserve(sites: &[Site<'_>], recipe: &Recipe) -> usize {
+/// What a site takes of the header at most: up to four tensors for a weight and one for a bias.
+fn header_entries(site: &Site<'_>) -> usize {
     let of_target = |target: &Target<'_>| match target.id.param {
         Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
         _ => 1,
     };
-    let entries = sites.iter().map(|site| {
-        let tensors: usize = site.targets.iter().map(of_target).sum();
-        tensors * entry_bound(site.module.len() + ".lora_down.weight".len())
-    });
-    entries.sum::<usize>() + 4096 + 400 * recipe.inputs.len()
+    let tensors: usize = site.targets.iter().map(of_target).sum();
+    tensors * entry_bound(site.module.len() + ".lora_down.weight".len())
+}
+
+/// What there is to know of differences that are stored flat.
+fn flat_warning(modules: &[&str]) -> Option<String> {
+    let (first, several) = (modules.first()?, if modules.len() == 1 { "" } else { "s" });
+    Some(format!(
+        "the kernel of {} layer{several} is not known ({first}{}), so the difference is stored flat; hosts that \
+         compare shapes skip it where the layer is a convolution",
+        modules.len(),
+        if modules.len() == 1 { "" } else { ", …" },
+    ))
 }
 
 /// At most a few warnings of each kind, the rest counted.

@@ -1,0 +1,163 @@
+//! The command line. The options of a merge come from the library's one table: each row's name, value, default
+//! and help, in its order; only what concerns the command itself stands here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command, value_parser};
+use lycomerge::merge::{options, strategy};
+
+use super::output::Failure;
+
+/// The name of the subcommand that merges.
+pub(crate) const MERGE: &str = "merge";
+
+/// What the output is called unless `--output` says otherwise.
+const DEFAULT_OUTPUT: &str = "merged_lycoris.safetensors";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed, or was stopped; nothing was written
+  2  the command line is wrong";
+
+const MERGE_EXAMPLES: &str = "\
+Examples:
+  Two styles at full strength, as if both were loaded:
+    lycomerge merge ink.safetensors pastel.safetensors -o both.safetensors
+  Three at their own strengths, and one of them taken away:
+    lycomerge merge a.safetensors b.safetensors c.safetensors --weights 0.7 0.5 -0.3 -o mix.safetensors
+  A smaller file, at an error that is hard to see:
+    lycomerge merge a.safetensors b.safetensors --quality good -o small.safetensors
+  As exact as 150 MB allow:
+    lycomerge merge a.safetensors b.safetensors --max-size 150MB -o mix.safetensors
+  One plain LoRA of rank 32, whatever the inputs are:
+    lycomerge merge lokr.safetensors loha.safetensors --format lora --rank 32 -o mix.safetensors";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  What a file is, where in the model it acts, and how strongly:
+    lycomerge inspect style.safetensors
+  The kinds of all files here, one line each:
+    lycomerge inspect --type *.safetensors
+  For programs:
+    lycomerge inspect --json style.safetensors";
+
+/// The whole command line.
+pub(crate) fn command() -> Command {
+    Command::new("lycomerge")
+        .max_term_width(110)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Merges LoKr, LoHa, LoRA and other adapters of image models by what they do to the weights")
+        .after_help(format!("Begin with 'lycomerge merge --help'.\n\n{EXIT_CODES}"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(merge())
+        .subcommand(inspect())
+}
+
+fn merge() -> Command {
+    let table = options::ALL.iter().map(|row| {
+        let arg = Arg::new(row.name).long(row.name).help_heading("How to merge, and what to store");
+        match row.value {
+            None => arg.action(ArgAction::SetTrue).help(row.help),
+            Some(value) => {
+                let help = format!("{} [default: {}]", row.help, row.default);
+                arg.value_name(value).help(help).allow_negative_numbers(true)
+            }
+        }
+    });
+    let strategies = strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help));
+    let strategies: String = strategies.collect();
+    Command::new(MERGE)
+        .about("Merge adapters of any families into one file, and say how exact it is")
+        .arg_required_else_help(true)
+        .after_help(format!("Strategies:\n{strategies}\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            files("models", "MODELS", "The adapters to merge: safetensors files"),
+            Arg::new("weights")
+                .short('w')
+                .long("weights")
+                .value_name("W")
+                .num_args(1..)
+                .value_delimiter(',')
+                .action(ArgAction::Append)
+                .allow_negative_numbers(true)
+                .value_parser(weight)
+                .help("The strength of each model, of any sign and in their order [default: 1 each]"),
+            Arg::new("output")
+                .short('o')
+                .long("output")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .default_value(DEFAULT_OUTPUT)
+                .help("The merged adapter; it appears when it is whole, and may be one of the models"),
+        ])
+        .args(table)
+        .next_help_heading("What to say and ask")
+        .args([
+            Arg::new("metadata")
+                .long("metadata")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write the report of the merge, with the error of every layer, as JSON"),
+            switch("verify", "Print what was stored, tensor by tensor, and the error of every layer"),
+            switch("quiet", "No progress, no forecast and no summary; warnings and errors stay").short('q'),
+            switch("yes", "Don't ask before a huge output is written").short('y'),
+        ])
+}
+
+fn inspect() -> Command {
+    Command::new("inspect")
+        .about("Show what adapters are: family, ranks, alphas, base model, and where in the model they act")
+        .arg_required_else_help(true)
+        .after_help(format!("{INSPECT_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            files("files", "FILES", "The adapters to look at: safetensors files"),
+            switch("json", "Print JSON: an array with one object for each file").conflicts_with("type"),
+            switch("type", "Print only the kind of each file: LoRA, LoHa, LoKr, Full, Norm or Mixed"),
+            switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
+        ])
+}
+
+fn files(id: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(id)
+        .value_name(value)
+        .required(true)
+        .num_args(1..)
+        .value_parser(value_parser!(PathBuf))
+        .help(help)
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(weight) if weight.is_finite() => Ok(weight),
+        Ok(_) => Err("a weight is a finite number".to_owned()),
+        Err(_) => Err("a weight is a number; models stand before --weights".to_owned()),
+    }
+}
+
+/// `-.5` and `-5e-1` in the one spelling that is known for a negative number, and not for switches: `-0.5`.
+pub(crate) fn plain_number(argument: OsString) -> OsString {
+    let number = |text: &str| text.strip_prefix('-')?.parse::<f64>().ok().filter(|x| x.is_finite());
+    match argument.to_str().and_then(number) {
+        Some(number) => format!("-{number}").into(),
+        None => argument,
+    }
+}
+
+/// What is wrong with the command line, in the words of the parser; nothing but the help, if it is empty.
+pub(crate) fn failure(error: &clap::Error) -> Failure {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return Failure::Helped;
+    }
+    let text = error.render().to_string();
+    Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end())
+}

@@ -1,0 +1,243 @@
+//! `lycomerge merge`: opens the models, says what is to come, merges, and says what came of it.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::ArgMatches;
+use lycomerge::file::AtomicFile;
+use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
+use lycomerge::{Adapter, Merge, Report};
+
+use super::output::{self, Failure, note, warning};
+use super::progress::Progress;
+use super::text::{count, list, percent, size};
+use super::{advice, stop, verify};
+
+/// What the command line asks for.
+struct Job {
+    models: Vec<PathBuf>,
+    weights: Vec<f64>,
+    output: PathBuf,
+    metadata: Option<PathBuf>,
+    options: Options,
+    verify: bool,
+    quiet: bool,
+    yes: bool,
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let job = Job::new(matches)?;
+    stop::listen()?;
+    let begin = Instant::now();
+    let merge = job.open()?;
+    job.check_places()?;
+    let forecast = job.forecast(&merge)?;
+    let asking = Instant::now();
+    if forecast.as_ref().is_some_and(|forecast| !job.goes_on(forecast)) {
+        return Err(stop::failure());
+    }
+    let asked = asking.elapsed();
+
+    let mut progress = Progress::new(!job.quiet);
+    let report = merge.run_to(&job.output, &mut |now| progress.watch(now))?;
+    drop(progress);
+    if let Some(path) = &job.metadata {
+        write_whole(path, &(report.to_json() + "\n"))?;
+    }
+    let took = begin.elapsed() - asked;
+    let ways = job.other_ways(&merge, &report, forecast)?;
+    job.tell(&report, &ways, took)
+}
+
+impl Job {
+    fn new(matches: &ArgMatches) -> Result<Self, Failure> {
+        let models: Vec<PathBuf> = matches.get_many("models").unwrap_or_default().cloned().collect();
+        let weights: Option<Vec<f64>> = matches.get_many("weights").map(|weights| weights.copied().collect());
+        let weights = weights.unwrap_or_else(|| vec![1.0; models.len()]);
+        if weights.len() != models.len() {
+            let (n, m) = (weights.len(), models.len());
+            return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
+        }
+        let path = |name| matches.get_one::<PathBuf>(name).cloned();
+        Ok(Self {
+            models,
+            weights,
+            output: path("output").unwrap_or_default(),
+            metadata: path("metadata"),
+            options: options(matches)?,
+            verify: matches.get_flag("verify"),
+            quiet: matches.get_flag("quiet"),
+            yes: matches.get_flag("yes"),
+        })
+    }
+
+    /// Opens every model, and warns of what speaks against merging them.
+    fn open(&self) -> Result<Merge, Failure> {
+        if let Some(missing) = self.models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
+            return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
+        }
+        let mut merge = Merge::new();
+        merge.options = self.options.clone();
+        for (path, weight) in self.models.iter().zip(&self.weights) {
+            let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
+            merge.add(Arc::new(open(path)?), *weight)?;
+            if stop::asked() {
+                return Err(stop::failure());
+            }
+        }
+        let reasons = merge.compatibility_warnings();
+        if !reasons.is_empty() {
+            warning("Models may not be compatible. Proceed with caution.");
+            reasons.iter().for_each(|reason| note(&format!("  {reason}")));
+        }
+        Ok(merge)
+    }
+
+    /// Finds out before the work whether its results can be put where they are wanted.
+    fn check_places(&self) -> Result<(), Failure> {
+        AtomicFile::create(&self.output)?;
+        let Some(metadata) = &self.metadata else { return Ok(()) };
+        AtomicFile::create(metadata)?;
+        let same = |path: &PathBuf| {
+            path == metadata
+                || matches!((path.canonicalize(), metadata.canonicalize()), (Ok(a), Ok(b)) if a == b)
+        };
+        match self.models.iter().chain([&self.output]).find(|path| same(path)) {
+            Some(path) => Err(Failure::usage(format!(
+                "--metadata would replace {}; give it another name",
+                path.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Size and error to come. In factor space there is nothing to foretell: nothing is fitted.
+    fn forecast(&self, merge: &Merge) -> Result<Option<Forecast>, Failure> {
+        if self.options.space == Space::Factor {
+            return Ok(None);
+        }
+        let mut progress = Progress::new(!self.quiet);
+        let forecast = merge.forecast(&mut |now| progress.watch(now))?;
+        drop(progress);
+        if !self.quiet {
+            note(&advice::line(&forecast));
+        }
+        Ok(Some(forecast))
+    }
+
+    /// Whether the user wants the output in spite of its size.
+    fn goes_on(&self, forecast: &Forecast) -> bool {
+        if !forecast.is_huge() {
+            return true;
+        }
+        warning(&advice::huge(forecast));
+        if self.yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return true;
+        }
+        stop::while_waiting(|| {
+            let mut stderr = io::stderr().lock();
+            let _ = write!(stderr, "Go on? [y/N] ").and_then(|()| stderr.flush());
+            drop(stderr);
+            let mut answer = String::new();
+            let read = io::stdin().lock().read_line(&mut answer);
+            read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+        })
+    }
+
+    /// Better ways to store the merge, where the user should hear of them.
+    fn other_ways(
+        &self,
+        merge: &Merge,
+        report: &Report,
+        forecast: Option<Forecast>,
+    ) -> Result<Vec<Alternative>, Failure> {
+        if self.options.space == Space::Factor || !advice::is_notable(report, &self.options) {
+            return Ok(Vec::new());
+        }
+        match forecast {
+            Some(forecast) if !forecast.alternatives.is_empty() => Ok(forecast.alternatives),
+            _ => Ok(merge.alternatives(&mut |_| !stop::asked())?),
+        }
+    }
+
+    /// What came of it.
+    fn tell(&self, report: &Report, ways: &[Alternative], took: Duration) -> Result<(), Failure> {
+        report.warnings.iter().for_each(|text| warning(text));
+        if let Some(text) = advice::after(report, &self.options, ways) {
+            warning(&text);
+        }
+        let mut text = String::new();
+        if self.verify {
+            text += &verify::print(report);
+            text.push('\n');
+        }
+        if !self.quiet {
+            text += &summary(report, &self.output, took);
+        }
+        output::result(&text)
+    }
+}
+
+/// The options of the table, from the command line.
+fn options(matches: &ArgMatches) -> Result<Options, Failure> {
+    let mut options = Options::default();
+    let chosen = |name: &str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
+    for row in options::ALL.iter().filter(|row| chosen(row.name)) {
+        match row.value {
+            None => options.set(row.name, "true")?,
+            Some(_) => {
+                let value = matches.get_one::<String>(row.name).map_or("", String::as_str);
+                options.set(row.name, value)?;
+            }
+        }
+    }
+    options.check()?;
+    let readers = |name: &&str| -> Vec<&str> {
+        strategy::ALL.iter().filter(|row| row.options.contains(name)).map(|row| row.name).collect()
+    };
+    for name in strategy::ALL.iter().flat_map(|row| row.options).filter(|name| chosen(name)) {
+        let readers = readers(name);
+        if !readers.contains(&options.strategy.as_str()) {
+            warning(&format!("--{name} does nothing here: only {} reads it", list(&readers)));
+        }
+    }
+    Ok(options)
+}
+
+/// `mix.safetensors: 97 layers (81 LoRA, 16 LoKr), 3.2 MB, error 0.031 %, 1.4 s`.
+fn summary(report: &Report, path: &Path, took: Duration) -> String {
+    let mut names: Vec<&str> = report.layers.iter().map(|layer| layer.name.as_str()).collect();
+    names.dedup();
+    let mut families: Vec<(&str, usize)> = Vec::new();
+    for layer in report.layers.iter().filter(|layer| layer.param == "weight") {
+        match families.iter_mut().find(|(family, _)| *family == layer.family) {
+            Some((_, count)) => *count += 1,
+            None => families.push((layer.family, 1)),
+        }
+    }
+    let families = match &families[..] {
+        [] => "biases".to_owned(),
+        [(family, _)] => (*family).to_owned(),
+        several => several.iter().map(|(family, n)| format!("{n} {family}")).collect::<Vec<_>>().join(", "),
+    };
+    let left_out = if report.skipped > 0 { format!(", {} left out", report.skipped) } else { String::new() };
+    format!(
+        "{}: {} ({families}){left_out}, {}, error {}, {:.1} s\n",
+        path.display(),
+        count(names.len(), "layer"),
+        size(report.bytes),
+        percent(report.error),
+        took.as_secs_f64()
+    )
+}
+
+/// Puts a text at `path`, whole or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+    let mut file = AtomicFile::create(path)?;
+    let written = file.write_all(text.as_bytes());
+    written.map_err(|error| Failure::failed(format!("{}: can't write: {error}", path.display())))?;
+    Ok(file.commit()?)
+}

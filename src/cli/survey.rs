@@ -1,0 +1,173 @@
+//! What one adapter file is: the facts that `inspect` shows, gathered from its layers, numbers and metadata.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lycomerge::adapter::{Adapter, Family, Layer, LayerId, name};
+use lycomerge::delta::gram;
+use rayon::prelude::*;
+use serde::Serialize;
+
+/// Metadata that tell where a file comes from, with the words for them.
+const ORIGINS: [(&str, &str); 11] = [
+    ("modelspec.title", "title"),
+    ("ss_output_name", "name"),
+    ("modelspec.architecture", "architecture"),
+    ("ss_base_model_version", "base version"),
+    ("ss_sd_model_name", "base model"),
+    ("ss_network_module", "network"),
+    ("ss_network_dim", "network dim"),
+    ("ss_network_alpha", "network alpha"),
+    ("ss_network_args", "network args"),
+    ("modelspec.trigger_phrase", "trigger"),
+    ("modelspec.merged_from", "merged from"),
+];
+
+/// What a file is.
+#[derive(Serialize)]
+pub(crate) struct Survey {
+    /// The file.
+    pub(crate) file: String,
+    /// Its family in one word.
+    pub(crate) kind: &'static str,
+    /// Its size in bytes.
+    pub(crate) bytes: u64,
+    /// The dtype that most of its numbers have.
+    pub(crate) dtype: String,
+    /// Modules with at least one layer.
+    pub(crate) modules: usize,
+    /// Layers by family.
+    pub(crate) families: BTreeMap<&'static str, usize>,
+    /// Layers by rank.
+    pub(crate) ranks: BTreeMap<usize, usize>,
+    /// Layers without a rank: differences, and LoKr layers with two full factors.
+    pub(crate) without_rank: usize,
+    /// The smallest and the largest alpha/rank of layers that have a rank.
+    pub(crate) alpha_over_rank: Option<(f64, f64)>,
+    /// The metadata that tell where it comes from, by their keys.
+    pub(crate) metadata: BTreeMap<&'static str, String>,
+    /// ‖ΔW‖ over all layers.
+    pub(crate) norm: f64,
+    /// ‖ΔW‖ by block of the model.
+    pub(crate) blocks: Vec<Block>,
+    /// Tensors that are no layers, such as embeddings.
+    pub(crate) passengers: usize,
+    /// Layers and tensors that were left out.
+    pub(crate) skipped: usize,
+    /// What is odd about the file, one sentence each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A block of the model, as far as the file changes it.
+#[derive(Serialize)]
+pub(crate) struct Block {
+    pub(crate) name: String,
+    pub(crate) layers: usize,
+    pub(crate) norm: f64,
+    /// ‖ΔW‖² of the block in that of the file.
+    pub(crate) share: f64,
+}
+
+impl Survey {
+    /// Reads every layer of `adapter`.
+    pub(crate) fn of(adapter: &Adapter) -> lycomerge::Result<Self> {
+        let layers = adapter.layers();
+        let (mut families, mut ranks, mut without_rank) = (BTreeMap::new(), BTreeMap::new(), 0);
+        let mut scales: Option<(f64, f64)> = None;
+        for layer in layers.values() {
+            *families.entry(layer.family.name()).or_default() += 1;
+            let Some(rank) = layer.rank else {
+                without_rank += 1;
+                continue;
+            };
+            *ranks.entry(rank).or_default() += 1;
+            let (low, high) = scales.unwrap_or((layer.scale, layer.scale));
+            scales = Some((low.min(layer.scale), high.max(layer.scale)));
+        }
+        let modules: BTreeSet<&str> = layers.keys().map(|id| id.module.as_str()).collect();
+        let metadata = ORIGINS.iter().filter_map(|(key, _)| {
+            let value = adapter.metadata().get(*key)?.trim();
+            (!matches!(value, "" | "None" | "null")).then(|| (*key, value.to_owned()))
+        });
+        let (norm, blocks) = blocks(adapter)?;
+        Ok(Self {
+            file: adapter.path().display().to_string(),
+            kind: adapter.kind(),
+            bytes: adapter.file().byte_len(),
+            dtype: adapter.dtype().to_string(),
+            modules: modules.len(),
+            families,
+            ranks,
+            without_rank,
+            alpha_over_rank: scales,
+            metadata: metadata.collect(),
+            norm,
+            blocks,
+            passengers: adapter.passengers().count(),
+            skipped: adapter.skipped(),
+            notes: adapter.warnings().iter().cloned().chain(alphas(adapter)).collect(),
+        })
+    }
+
+    /// What the metadata tell, with the words for it.
+    pub(crate) fn origin(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        ORIGINS.iter().filter_map(|(key, word)| Some((*word, self.metadata.get(key)?.as_str())))
+    }
+}
+
+/// ‖ΔW‖ of the file, and of every block in the order that people count in.
+fn blocks(adapter: &Adapter) -> lycomerge::Result<(f64, Vec<Block>)> {
+    let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
+    let squares: Vec<(&LayerId, f64)> = layers
+        .par_iter()
+        .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta(id, layer)?).powi(2))))
+        .collect::<lycomerge::Result<_>>()?;
+    let mut sums: BTreeMap<_, (usize, f64)> = BTreeMap::new();
+    for (id, square) in &squares {
+        let (layers, sum) = sums.entry(in_counting_order(name::block(&id.module))).or_default();
+        *layers += 1;
+        *sum += square;
+    }
+    let total: f64 = sums.values().map(|(_, sum)| sum).sum();
+    let share = |sum: f64| if total > 0.0 { sum / total } else { 0.0 };
+    let block = |((stem, number), (layers, sum)): ((String, Option<u64>), (usize, f64))| Block {
+        name: number.map_or(stem.clone(), |number| format!("{stem}{number}")),
+        layers,
+        norm: sum.sqrt(),
+        share: share(sum),
+    };
+    Ok((total.sqrt(), sums.into_iter().map(block).collect()))
+}
+
+/// Block 2 comes before block 10.
+fn in_counting_order(block: String) -> (String, Option<u64>) {
+    let stem = block.trim_end_matches(|c: char| c.is_ascii_digit());
+    match block[stem.len()..].parse() {
+        Ok(number) => (stem.to_owned(), Some(number)),
+        Err(_) => (block, None),
+    }
+}
+
+/// What is odd about the alphas.
+fn alphas(adapter: &Adapter) -> Vec<String> {
+    let (mut missing, mut infinite, mut negative, mut large) = (0, 0, 0, 0);
+    for layer in adapter.layers().values() {
+        let alpha = adapter.members(layer).get(".alpha").map(|view| view.to_reals::<f64>());
+        let factored = matches!(layer.family, Family::Lora | Family::Loha | Family::Lokr);
+        match alpha.as_deref() {
+            None => missing += usize::from(factored && layer.rank.is_some()),
+            Some(alpha) => infinite += usize::from(alpha.iter().any(|x| !x.is_finite())),
+        }
+        negative += usize::from(layer.scale < 0.0);
+        large += usize::from(layer.scale > 4.0);
+    }
+    let found = [
+        (missing, "have no alpha; their scale is 1"),
+        (
+            infinite,
+            "have an alpha that is not finite, which has no meaning there: both of their factors are full",
+        ),
+        (negative, "have a negative alpha, which turns their effect around"),
+        (large, "have an alpha of more than four times their rank; is that meant?"),
+    ];
+    found.into_iter().filter(|(n, _)| *n > 0).map(|(n, text)| format!("{n} layers {text}")).collect()
+}
