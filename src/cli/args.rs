@@ -19,7 +19,7 @@ const DEFAULT_OUTPUT: &str = "merged_lycoris.safetensors";
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  it failed, or was stopped; nothing was written
+  1  it failed, or was stopped
   2  the command line is wrong";
 
 const MERGE_EXAMPLES: &str = "\

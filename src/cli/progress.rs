@@ -17,16 +17,17 @@ impl Progress {
     /// A bar on stderr, if that is a terminal and `show` says so.
     pub(crate) fn new(show: bool) -> Self {
         let target = if show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bar: ProgressBar::with_draw_target(None, target), stage: "" }
+        let style = ProgressStyle::with_template(TEMPLATE).expect("the template is sound");
+        Self { bar: ProgressBar::with_draw_target(None, target).with_style(style), stage: "" }
     }
 
     /// Takes notice, and says whether the run goes on.
     pub(crate) fn watch(&mut self, now: merge::Progress) -> bool {
         if now.stage != self.stage {
             self.stage = now.stage;
-            self.bar.reset();
-            self.bar.set_style(ProgressStyle::with_template(TEMPLATE).expect("the template is sound"));
+            self.bar.set_length(now.total as u64);
             self.bar.set_prefix(now.stage);
+            self.bar.reset();
         }
         self.bar.set_length(now.total as u64);
         self.bar.set_position(now.done as u64);
