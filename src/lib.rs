@@ -23,6 +23,7 @@
 //! ```
 
 pub mod adapter;
+pub mod capi;
 mod compute;
 pub mod delta;
 pub mod error;

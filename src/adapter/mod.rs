@@ -114,6 +114,12 @@ impl Adapter {
         Self::read(SafeTensors::from_bytes(name, bytes)?).and_then(Self::refuse_unknown)
     }
 
+    /// As [`from_bytes`](Self::from_bytes), but layers that can't be understood are left out; each is a
+    /// [`warning`](Self::warnings).
+    pub fn from_bytes_skipping_unknown(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
+        Self::read(SafeTensors::from_bytes(name, bytes)?)
+    }
+
     fn refuse_unknown(self) -> Result<Self> {
         match self.unknown.first() {
             Some(error) => Err(error.clone()),

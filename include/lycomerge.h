@@ -1,0 +1,405 @@
+/*
+ * lycomerge merges LoKr, LoHa, LoRA and other adapters of image models by what they do to the weights, and says how
+ * exact the stored result is.
+ *
+ *     lyco_adapter *a = NULL, *b = NULL;
+ *     lyco_merge *merge = lyco_merge_new();
+ *     lyco_report *report = NULL;
+ *     lyco_error *error = NULL;
+ *
+ *     if (lyco_adapter_open("a.safetensors", NULL, &a, &error) == LYCO_STATUS_OK &&
+ *         lyco_adapter_open("b.safetensors", NULL, &b, &error) == LYCO_STATUS_OK &&
+ *         lyco_merge_add(merge, a, 0.6, &error) == LYCO_STATUS_OK &&
+ *         lyco_merge_add(merge, b, 0.4, &error) == LYCO_STATUS_OK &&
+ *         lyco_merge_set(merge, "strategy", "smart_fusion", &error) == LYCO_STATUS_OK &&
+ *         lyco_merge_run_to(merge, "merged.safetensors", NULL, NULL, &report, &error) == LYCO_STATUS_OK)
+ *         printf("stored to within %.1e\n", lyco_report_relative_error(report));
+ *     else
+ *         fprintf(stderr, "%s\n", lyco_error_message(error));
+ *
+ *     lyco_error_free(error);
+ *     lyco_report_free(report);
+ *     lyco_merge_free(merge);
+ *     lyco_adapter_free(b);
+ *     lyco_adapter_free(a);
+ *
+ * What holds everywhere:
+ *
+ * - The functions of a type are called lyco_<type>_<verb>. They take the object first, then inputs, then outputs,
+ *   then the error.
+ * - What can fail returns a lyco_status. Outputs are written only if that is LYCO_STATUS_OK; `*error` is written only
+ *   if it isn't. Whatever `*error` held before is not freed. `error` itself may be NULL.
+ * - What a function gives you through a `**` or returns without `const` is yours, and the type's _free() ends it.
+ *   What it returns as `const` is lent; the type's text says for how long.
+ * - Strings are UTF-8 and end with NUL, paths too. What you pass is read during the call and not kept.
+ * - NULL where something is needed, and numbers out of range, are refused with a status. A pointer that isn't NULL
+ *   must point to what its type says, and a handle must not be freed yet.
+ * - Every function may be called from any thread. Callbacks must return: no exception and no longjmp may leave them.
+ * - A struct begins with struct_size, which you set to its sizeof, so that your program goes on working when the
+ *   struct grows.
+ */
+
+
+#ifndef LYCOMERGE_H
+#define LYCOMERGE_H
+
+/* cbindgen makes this file from src/capi and cbindgen.toml; .ci/header runs it. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LYCO_VERSION_MAJOR 0
+#define LYCO_VERSION_MINOR 1
+#define LYCO_VERSION_PATCH 0
+
+/* What lyco_abi_version() returns where the library fits this header. */
+#define LYCO_ABI_VERSION 1
+
+
+/// What became of a call. Later versions may add values within the groups.
+enum lyco_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// It did what it says.
+    LYCO_STATUS_OK = 0,
+    /// The operating system refused to read or write.
+    LYCO_STATUS_IO = 10,
+    /// A file is not what it claims to be: broken header, wrong sizes, unknown tensors.
+    LYCO_STATUS_FORMAT = 11,
+    /// It is sound, but asks for something that this version doesn't do.
+    LYCO_STATUS_UNSUPPORTED = 12,
+    /// Inputs, or tensors of one layer, don't fit together.
+    LYCO_STATUS_MISMATCH = 13,
+    /// A number is not finite, or overflows what the output can store.
+    LYCO_STATUS_VALUE = 14,
+    /// The name or value of an option, or a weight, is wrong.
+    LYCO_STATUS_OPTION = 20,
+    /// The progress callback asked to stop.
+    LYCO_STATUS_CANCELLED = 30,
+    /// A pointer is NULL that must not be.
+    LYCO_STATUS_NULL_PARAMETER = 100,
+    /// An argument is out of range: an index, a level, a struct_size, a length.
+    LYCO_STATUS_BAD_ARGUMENT = 101,
+    /// A string is not valid UTF-8.
+    LYCO_STATUS_INVALID_UTF8 = 102,
+    /// A defect of the library.
+    LYCO_STATUS_INTERNAL = 200,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lyco_status lyco_status;
+#else
+typedef uint32_t lyco_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// How much a message matters. Lower is more urgent; later versions may add values between.
+enum lyco_log_level
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// Something is odd about an input or a result; the work went on.
+    LYCO_LOG_LEVEL_WARNING = 20,
+    /// What was done.
+    LYCO_LOG_LEVEL_INFO = 30,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lyco_log_level lyco_log_level;
+#else
+typedef uint32_t lyco_log_level;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// Which parameter of a model's layer is changed.
+enum lyco_param
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// The layer's weight.
+    LYCO_PARAM_WEIGHT = 0,
+    /// The layer's bias.
+    LYCO_PARAM_BIAS = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lyco_param lyco_param;
+#else
+typedef uint32_t lyco_param;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/// An opened adapter: a file, or the result of a merge.
+///
+/// It never changes, so any number of threads may use it at once. It is counted: every adapter that a function gives
+/// you, and every lyco_adapter_retain(), needs one lyco_adapter_free(). Strings that it lends live until the last of
+/// these. A file stays mapped as long; replacing it meanwhile is fine, writing into it or shortening it is not.
+typedef struct lyco_adapter lyco_adapter;
+
+/// Why a call failed, in which file and layer.
+///
+/// It never changes, so any number of threads may read it. Its strings live as long as it does.
+typedef struct lyco_error lyco_error;
+
+/// Adapters with weights, and how to merge them.
+///
+/// Any number of threads may use it at once; only freeing it must be left to the last. A run works on the inputs and
+/// options as they are when it begins, and changes nothing, so one merge can be run several times, and changed for
+/// the next run while one goes on.
+typedef struct lyco_merge lyco_merge;
+
+/// What a merge says about its result: how exact it is, as a whole and by layer.
+///
+/// It never changes, so any number of threads may read it. Its strings live as long as it does.
+typedef struct lyco_report lyco_report;
+
+/// Hears of messages: on whichever thread has one, on several at once. It may call any function. `message` is valid
+/// during the call.
+typedef void (*lyco_log_callback)(void *user, lyco_log_level level, const char *message);
+
+/// How an adapter is opened: `lyco_open_options options = {sizeof options};` is the default, then set what is to differ.
+typedef struct {
+    /// sizeof(lyco_open_options).
+    uint32_t struct_size;
+    /// 1: layers that can't be understood are left out, with a warning in the log. 0: the file is refused.
+    uint32_t skip_unknown;
+} lyco_open_options;
+
+/// One layer of an adapter. Set struct_size before asking for it.
+typedef struct {
+    /// sizeof(lyco_layer_info).
+    uint32_t struct_size;
+    /// Which parameter of the module is changed: a lyco_param.
+    uint32_t param;
+    /// The module's name as the file spells it; lives as long as the adapter.
+    const char *name;
+    /// How it is stored: "LoRA", "LoHa", "LoKr", "Full" or "Norm"; lives as long as the adapter.
+    const char *family;
+    /// The outputs of the changed parameter.
+    uint64_t rows;
+    /// Its inputs times the kernel's extents; 1 for a bias or a norm.
+    uint64_t cols;
+    /// The inner rank of the stored factors; 0 where they have none.
+    uint64_t rank;
+    /// alpha / rank, or 1 where the family has none.
+    double scale;
+} lyco_layer_info;
+
+/// Hears how far a run is, on the thread that called it, at least ten times a second while modules are worked on.
+/// `stage` says what is being done ("reading", "surveying", "merging") and is valid during the call; `done` of `total`
+/// modules are through this stage. Return 0 to go on, anything else to cancel.
+typedef int (*lyco_progress_callback)(void *user, const char *stage, size_t done, size_t total);
+
+/// What a merge will come to. Set struct_size before asking for it.
+typedef struct {
+    /// sizeof(lyco_forecast).
+    uint32_t struct_size;
+    /// 1 if the output will be over 1 GiB and over ten times the inputs: better ask before running.
+    uint32_t huge;
+    /// The output's size in bytes.
+    uint64_t byte_len;
+    /// The size of all inputs in bytes.
+    uint64_t input_byte_len;
+    /// |stored - true| / |true| over the whole file.
+    double relative_error;
+} lyco_forecast;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/// Version
+/// =======
+///
+/// The library's version, such as "0.1.0".
+const char *lyco_version(void);
+
+/// The version of this interface. A program that finds another number than the LYCO_ABI_VERSION that it was compiled
+/// with should stop: something that it calls has changed.
+uint32_t lyco_abi_version(void);
+
+/// Failures
+/// ========
+///
+/// The name of a status in a word or two, such as "null parameter"; "unknown" for a number that is none.
+const char *lyco_status_name(uint32_t status);
+
+/// The status that the failed call returned; LYCO_STATUS_NULL_PARAMETER for NULL.
+lyco_status lyco_error_status(const lyco_error *error);
+
+/// What is wrong and what to do about it, in a sentence for people; NULL for NULL.
+const char *lyco_error_message(const lyco_error *error);
+
+/// The file that the error is about; NULL if it is about none.
+const char *lyco_error_file(const lyco_error *error);
+
+/// The layer that the error is about; NULL if it is about none.
+const char *lyco_error_layer(const lyco_error *error);
+
+/// Frees the error and its strings. NULL is allowed.
+void lyco_error_free(lyco_error *error);
+
+/// Log
+/// ===
+///
+/// Sends the messages of all threads that are as urgent as `level` (a lyco_log_level) or more to `callback`, in place
+/// of the callback before; NULL ends it. Without a callback nothing is printed.
+///
+/// No lock is held while the callback runs. So a message that is on its way in another thread may still reach the old
+/// callback for a moment after this returns: let its `user` live until those calls have returned.
+lyco_status lyco_set_log(lyco_log_callback callback,
+                         void *user,
+                         uint32_t level,
+                         lyco_error **error);
+
+/// Strategies and options
+/// ======================
+///
+/// How many strategies there are; they are counted from 0. What lyco_strategy_ and lyco_option_ return is valid as
+/// long as the program runs, and NULL where the index is out of range.
+size_t lyco_strategy_count(void);
+
+/// What the option "strategy" takes, such as "smart_fusion".
+const char *lyco_strategy_name(size_t index);
+
+/// The name for people, such as "Smart fusion".
+const char *lyco_strategy_title(size_t index);
+
+/// What it does, in one line.
+const char *lyco_strategy_help(size_t index);
+
+/// How many options a merge has; they are counted from 0.
+size_t lyco_option_count(void);
+
+/// What lyco_merge_set() takes as the key, such as "max-size".
+const char *lyco_option_name(size_t index);
+
+/// A word for the value, such as "SIZE"; NULL for a switch, which takes "true" or "false".
+const char *lyco_option_value(size_t index);
+
+/// What holds while it is not set, in words for people.
+const char *lyco_option_default(size_t index);
+
+/// What it does, in one line.
+const char *lyco_option_help(size_t index);
+
+/// Adapters
+/// ========
+///
+/// Opens and checks a safetensors file; the tensors stay on disk until they are needed. `options` may be NULL.
+lyco_status lyco_adapter_open(const char *path,
+                              const lyco_open_options *options,
+                              lyco_adapter **adapter,
+                              lyco_error **error);
+
+/// Opens and checks the `size` bytes of a safetensors file; they are copied. `name` stands for the path in messages
+/// and reports. `options` may be NULL.
+lyco_status lyco_adapter_from_memory(const char *name,
+                                     const uint8_t *bytes,
+                                     size_t size,
+                                     const lyco_open_options *options,
+                                     lyco_adapter **adapter,
+                                     lyco_error **error);
+
+/// One owner more of the same adapter, which is returned; NULL for NULL.
+lyco_adapter *lyco_adapter_retain(const lyco_adapter *adapter);
+
+/// One owner less; the last one closes the adapter. A merge that it was added to keeps what it needs. NULL is
+/// allowed.
+void lyco_adapter_free(lyco_adapter *adapter);
+
+/// What the file is, in one word: "LoRA", "LoHa", "LoKr", "Full", "Norm" or "Mixed"; NULL for NULL.
+const char *lyco_adapter_kind(const lyco_adapter *adapter);
+
+/// The size of the whole file in bytes; 0 for NULL.
+uint64_t lyco_adapter_byte_len(const lyco_adapter *adapter);
+
+/// How many layers it has; they are counted from 0, in the order of their names. 0 for NULL.
+size_t lyco_adapter_layer_count(const lyco_adapter *adapter);
+
+/// Describes one layer.
+lyco_status lyco_adapter_layer_info(const lyco_adapter *adapter,
+                                    size_t index,
+                                    lyco_layer_info *info,
+                                    lyco_error **error);
+
+/// Looks up a value of the file's metadata, which lives as long as the adapter; NULL if the file has no such key.
+lyco_status lyco_adapter_metadata(const lyco_adapter *adapter,
+                                  const char *key,
+                                  const char **value,
+                                  lyco_error **error);
+
+/// Writes the adapter to a file, which appears under its name only when it is whole.
+lyco_status lyco_adapter_save(const lyco_adapter *adapter, const char *path, lyco_error **error);
+
+/// Merges
+/// ======
+///
+/// A merge without inputs, with the default options.
+lyco_merge *lyco_merge_new(void);
+
+/// Adds an input with its weight, which may be any finite number. The merge becomes an owner of the adapter, so you
+/// may free yours.
+lyco_status lyco_merge_add(lyco_merge *merge,
+                           const lyco_adapter *adapter,
+                           double weight,
+                           lyco_error **error);
+
+/// Sets an option, such as "max-size" to "150MB"; lyco_option_name() and its neighbours list them. Which options
+/// contradict each other is said by the run. "skip-unknown" is only noted in the report: inputs are open already, and
+/// lyco_open_options is where it counts.
+lyco_status lyco_merge_set(lyco_merge *merge,
+                           const char *key,
+                           const char *value,
+                           lyco_error **error);
+
+/// Says size and error before the heavy work, from a sample of the layers. `progress` may be NULL.
+lyco_status lyco_merge_forecast(const lyco_merge *merge,
+                                lyco_progress_callback progress,
+                                void *user,
+                                lyco_forecast *forecast,
+                                lyco_error **error);
+
+/// Merges into memory. `progress` may be NULL, and `report` too if it isn't wanted.
+lyco_status lyco_merge_run(const lyco_merge *merge,
+                           lyco_progress_callback progress,
+                           void *user,
+                           lyco_adapter **result,
+                           lyco_report **report,
+                           lyco_error **error);
+
+/// Merges into a file layer by layer, so that neither inputs nor output need fit into memory. The file appears under
+/// its name only when it is whole; it may be one of the inputs. `progress` may be NULL, and `report` too if it isn't
+/// wanted.
+lyco_status lyco_merge_run_to(const lyco_merge *merge,
+                              const char *path,
+                              lyco_progress_callback progress,
+                              void *user,
+                              lyco_report **report,
+                              lyco_error **error);
+
+/// Frees the merge; its inputs and results live on where they have other owners. NULL is allowed.
+void lyco_merge_free(lyco_merge *merge);
+
+/// Reports
+/// =======
+///
+/// |stored - true| / |true| over the whole file; NaN for NULL.
+double lyco_report_relative_error(const lyco_report *report);
+
+/// Everything as JSON: the recipe, the size, "error" and "norm_ratio" of the file, each layer's family, shape, rank,
+/// coefficients, error and stored tensors, and the warnings. NULL for NULL.
+const char *lyco_report_json(const lyco_report *report);
+
+/// Frees the report and its JSON. NULL is allowed.
+void lyco_report_free(lyco_report *report);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LYCOMERGE_H */

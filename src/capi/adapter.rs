@@ -1,0 +1,305 @@
+//! Opened adapters.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_char};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::{ptr, slice};
+
+use super::error::{lyco_error, lyco_status};
+use super::guard::{fallible, infallible};
+use super::handle::{self, Handle, Shared};
+use super::log::{self, lyco_log_level};
+use super::sized::{self, Sized32};
+use super::text;
+use crate::adapter::{Adapter, Layer, LayerId, Param};
+use crate::error::Error;
+use crate::file::AtomicFile;
+
+/// An opened adapter: a file, or the result of a merge.
+///
+/// It never changes, so any number of threads may use it at once. It is counted: every adapter that a function gives
+/// you, and every lyco_adapter_retain(), needs one lyco_adapter_free(). Strings that it lends live until the last of
+/// these. A file stays mapped as long; replacing it meanwhile is fine, writing into it or shortening it is not.
+pub struct lyco_adapter {
+    adapter: Arc<Adapter>,
+    kind: CString,
+    layers: Vec<Row>,
+    metadata: BTreeMap<String, CString>,
+}
+
+/// A layer as C reads it.
+struct Row {
+    name: CString,
+    family: CString,
+    info: Numbers,
+}
+
+/// The part of a layer that is no text.
+struct Numbers {
+    param: lyco_param,
+    rows: u64,
+    cols: u64,
+    rank: u64,
+    scale: f64,
+}
+
+impl Handle for lyco_adapter {
+    type Hold = Shared;
+}
+
+/// Which parameter of a model's layer is changed.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum lyco_param {
+    /// The layer's weight.
+    WEIGHT = 0,
+    /// The layer's bias.
+    BIAS = 1,
+}
+
+/// How an adapter is opened: `lyco_open_options options = {sizeof options};` is the default, then set what is to differ.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct lyco_open_options {
+    /// sizeof(lyco_open_options).
+    pub struct_size: u32,
+    /// 1: layers that can't be understood are left out, with a warning in the log. 0: the file is refused.
+    pub skip_unknown: u32,
+}
+
+// SAFETY: two u32.
+unsafe impl Sized32 for lyco_open_options {}
+
+/// One layer of an adapter. Set struct_size before asking for it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct lyco_layer_info {
+    /// sizeof(lyco_layer_info).
+    pub struct_size: u32,
+    /// Which parameter of the module is changed: a lyco_param.
+    pub param: u32,
+    /// The module's name as the file spells it; lives as long as the adapter.
+    pub name: *const c_char,
+    /// How it is stored: "LoRA", "LoHa", "LoKr", "Full" or "Norm"; lives as long as the adapter.
+    pub family: *const c_char,
+    /// The outputs of the changed parameter.
+    pub rows: u64,
+    /// Its inputs times the kernel's extents; 1 for a bias or a norm.
+    pub cols: u64,
+    /// The inner rank of the stored factors; 0 where they have none.
+    pub rank: u64,
+    /// alpha / rank, or 1 where the family has none.
+    pub scale: f64,
+}
+
+// SAFETY: two u32, then pointers and 64-bit numbers, all of which may be zero.
+unsafe impl Sized32 for lyco_layer_info {}
+
+impl lyco_adapter {
+    /// An opened adapter for C; what it warns of goes to the log.
+    pub(super) fn new(adapter: Adapter) -> Self {
+        let (path, kind, count) = (adapter.path().display(), adapter.kind(), adapter.layers().len());
+        log::say(lyco_log_level::INFO, &format!("{path}: {kind} of {count} layers"));
+        adapter.warnings().iter().for_each(|warning| log::warn(warning));
+        Self {
+            kind: text::own(kind),
+            layers: adapter.layers().iter().map(|(id, layer)| Row::of(id, layer)).collect(),
+            metadata: adapter.metadata().iter().map(|(key, value)| (key.clone(), text::own(value))).collect(),
+            adapter: Arc::new(adapter),
+        }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Adapter> {
+        Arc::clone(&self.adapter)
+    }
+
+    fn save(&self, path: &Path) -> Result<(), Error> {
+        let mut file = AtomicFile::create(path)?;
+        file.write_all(self.adapter.file().bytes()).map_err(|error| Error::io(&error, "write", path))?;
+        file.commit()
+    }
+}
+
+impl Row {
+    fn of(id: &LayerId, layer: &Layer) -> Self {
+        let param = match id.param {
+            Param::Weight => lyco_param::WEIGHT,
+            Param::Bias => lyco_param::BIAS,
+        };
+        let (rows, cols) = (layer.shape.rows as u64, layer.shape.cols as u64);
+        let info = Numbers { param, rows, cols, rank: layer.rank.unwrap_or(0) as u64, scale: layer.scale };
+        Self { name: text::own(&id.module), family: text::own(layer.family.name()), info }
+    }
+
+    fn lend(&self) -> lyco_layer_info {
+        let Numbers { param, rows, cols, rank, scale } = self.info;
+        let (name, family) = (self.name.as_ptr(), self.family.as_ptr());
+        lyco_layer_info { struct_size: 0, param: param as u32, name, family, rows, cols, rank, scale }
+    }
+}
+
+/// Whether what can't be understood is left out.
+///
+/// # Safety
+/// `options` is NULL, or points to as many bytes as its first field says.
+unsafe fn skips_unknown(options: *const lyco_open_options) -> Result<bool, lyco_error> {
+    if options.is_null() {
+        return Ok(false);
+    }
+    // SAFETY: the caller's promise.
+    match unsafe { sized::read(options, "options") }?.skip_unknown {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(lyco_error::bad_argument(&format!("skip_unknown is {other}; it is 0 or 1"))),
+    }
+}
+
+/// Adapters
+/// ========
+///
+/// Opens and checks a safetensors file; the tensors stay on disk until they are needed. `options` may be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_open(
+    path: *const c_char,
+    options: *const lyco_open_options,
+    adapter: *mut *mut lyco_adapter,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let open = || unsafe {
+        let (path, skip) = (text::borrow(path, "path")?, skips_unknown(options)?);
+        let place = handle::output(adapter, "adapter")?;
+        let opened = if skip { Adapter::open_skipping_unknown(path) } else { Adapter::open(path) };
+        place.write(handle::give(lyco_adapter::new(opened?)));
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, open) }
+}
+
+/// Opens and checks the `size` bytes of a safetensors file; they are copied. `name` stands for the path in messages
+/// and reports. `options` may be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_from_memory(
+    name: *const c_char,
+    bytes: *const u8,
+    size: usize,
+    options: *const lyco_open_options,
+    adapter: *mut *mut lyco_adapter,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say, and `size` is one that memory can have.
+    let open = || unsafe {
+        let (name, skip) = (text::borrow(name, "name")?, skips_unknown(options)?);
+        handle::check(bytes, "bytes")?;
+        if isize::try_from(size).is_err() {
+            return Err(lyco_error::bad_argument(&format!("no memory has a size of {size}")));
+        }
+        let place = handle::output(adapter, "adapter")?;
+        let bytes = slice::from_raw_parts(bytes, size).to_vec();
+        let opened = if skip {
+            Adapter::from_bytes_skipping_unknown(name, bytes)
+        } else {
+            Adapter::from_bytes(name, bytes)
+        };
+        place.write(handle::give(lyco_adapter::new(opened?)));
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, open) }
+}
+
+/// One owner more of the same adapter, which is returned; NULL for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_retain(adapter: *const lyco_adapter) -> *mut lyco_adapter {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    infallible(ptr::null_mut(), || unsafe { handle::retain(adapter) })
+}
+
+/// One owner less; the last one closes the adapter. A merge that it was added to keeps what it needs. NULL is
+/// allowed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_free(adapter: *mut lyco_adapter) {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    infallible((), || unsafe { handle::free(adapter) });
+}
+
+/// What the file is, in one word: "LoRA", "LoHa", "LoKr", "Full", "Norm" or "Mixed"; NULL for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_kind(adapter: *const lyco_adapter) -> *const c_char {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    unsafe { text::lend_part(adapter, |adapter| Some(&adapter.kind)) }
+}
+
+/// The size of the whole file in bytes; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_byte_len(adapter: *const lyco_adapter) -> u64 {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    infallible(0, || unsafe { handle::peek(adapter) }.map_or(0, |adapter| adapter.adapter.file().byte_len()))
+}
+
+/// How many layers it has; they are counted from 0, in the order of their names. 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_layer_count(adapter: *const lyco_adapter) -> usize {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    infallible(0, || unsafe { handle::peek(adapter) }.map_or(0, |adapter| adapter.layers.len()))
+}
+
+/// Describes one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_layer_info(
+    adapter: *const lyco_adapter,
+    index: usize,
+    info: *mut lyco_layer_info,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let describe = || unsafe {
+        let layers = &handle::borrow(adapter, "adapter")?.layers;
+        let place = sized::place(info, "info")?;
+        let layer = layers.get(index).ok_or_else(|| {
+            lyco_error::bad_argument(&format!("there is no layer {index}; the adapter has {}", layers.len()))
+        })?;
+        place.write(&layer.lend());
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, describe) }
+}
+
+/// Looks up a value of the file's metadata, which lives as long as the adapter; NULL if the file has no such key.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_metadata(
+    adapter: *const lyco_adapter,
+    key: *const c_char,
+    value: *mut *const c_char,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let look_up = || unsafe {
+        let adapter = handle::borrow(adapter, "adapter")?;
+        let key = text::borrow(key, "key")?;
+        handle::output(value, "value")?.write(text::lend(adapter.metadata.get(key).map(CString::as_c_str)));
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, look_up) }
+}
+
+/// Writes the adapter to a file, which appears under its name only when it is whole.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_save(
+    adapter: *const lyco_adapter,
+    path: *const c_char,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let save = || unsafe {
+        let adapter = handle::borrow(adapter, "adapter")?;
+        Ok(adapter.save(Path::new(text::borrow(path, "path")?))?)
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, save) }
+}

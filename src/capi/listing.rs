@@ -1,0 +1,109 @@
+//! The tables of strategies and options, for hosts that build a form from them.
+
+use std::ffi::{CString, c_char};
+use std::ptr;
+use std::sync::LazyLock;
+
+use super::guard::infallible;
+use super::text;
+use crate::merge::{options, strategy};
+
+/// A strategy's row, as C reads it.
+struct Strategy {
+    name: CString,
+    title: CString,
+    help: CString,
+}
+
+/// An option's row, as C reads it.
+struct Choice {
+    name: CString,
+    value: Option<CString>,
+    default: CString,
+    help: CString,
+}
+
+static STRATEGIES: LazyLock<Vec<Strategy>> = LazyLock::new(|| {
+    let own = |row: &strategy::Row| Strategy {
+        name: text::own(row.name),
+        title: text::own(row.title),
+        help: text::own(row.help),
+    };
+    strategy::ALL.iter().map(own).collect()
+});
+
+static OPTIONS: LazyLock<Vec<Choice>> = LazyLock::new(|| {
+    let own = |row: &options::Row| Choice {
+        name: text::own(row.name),
+        value: row.value.map(text::own),
+        default: text::own(row.default),
+        help: text::own(row.help),
+    };
+    options::ALL.iter().map(own).collect()
+});
+
+fn of_strategy(index: usize, part: fn(&Strategy) -> &CString) -> *const c_char {
+    infallible(ptr::null(), || text::lend(STRATEGIES.get(index).map(|row| part(row).as_c_str())))
+}
+
+fn of_option(index: usize, part: fn(&Choice) -> Option<&CString>) -> *const c_char {
+    infallible(ptr::null(), || text::lend(OPTIONS.get(index).and_then(part).map(CString::as_c_str)))
+}
+
+/// Strategies and options
+/// ======================
+///
+/// How many strategies there are; they are counted from 0. What lyco_strategy_ and lyco_option_ return is valid as
+/// long as the program runs, and NULL where the index is out of range.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_count() -> usize {
+    infallible(0, || STRATEGIES.len())
+}
+
+/// What the option "strategy" takes, such as "smart_fusion".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_name(index: usize) -> *const c_char {
+    of_strategy(index, |row| &row.name)
+}
+
+/// The name for people, such as "Smart fusion".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_title(index: usize) -> *const c_char {
+    of_strategy(index, |row| &row.title)
+}
+
+/// What it does, in one line.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_help(index: usize) -> *const c_char {
+    of_strategy(index, |row| &row.help)
+}
+
+/// How many options a merge has; they are counted from 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_count() -> usize {
+    infallible(0, || OPTIONS.len())
+}
+
+/// What lyco_merge_set() takes as the key, such as "max-size".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_name(index: usize) -> *const c_char {
+    of_option(index, |row| Some(&row.name))
+}
+
+/// A word for the value, such as "SIZE"; NULL for a switch, which takes "true" or "false".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_value(index: usize) -> *const c_char {
+    of_option(index, |row| row.value.as_ref())
+}
+
+/// What holds while it is not set, in words for people.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_default(index: usize) -> *const c_char {
+    of_option(index, |row| Some(&row.default))
+}
+
+/// What it does, in one line.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_help(index: usize) -> *const c_char {
+    of_option(index, |row| Some(&row.help))
+}

@@ -1,0 +1,38 @@
+/* A run that the callback cancels leaves nothing behind, and the merge can be run again. */
+
+#include "check.h"
+
+static int cancel(void *user, const char *stage, size_t done, size_t total) {
+    (void)stage, (void)done, (void)total;
+    ++*(int *)user;
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 3);
+    const char *path = in(argv[2], "cancelled.safetensors");
+    lyco_error *error = NULL;
+    lyco_adapter *adapter = NULL;
+    MUST(lyco_adapter_open(in(argv[1], "italic.lora.safetensors"), NULL, &adapter, &error));
+    lyco_merge *merge = lyco_merge_new();
+    MUST(lyco_merge_add(merge, adapter, 1.0, &error));
+
+    int calls = 0;
+    lyco_report *report = NULL;
+    FAILS(LYCO_STATUS_CANCELLED, lyco_merge_run_to(merge, path, cancel, &calls, &report, &error));
+    CHECK(calls == 1 && report == NULL && !exists(path));
+
+    lyco_adapter *merged = NULL;
+    FAILS(LYCO_STATUS_CANCELLED, lyco_merge_run(merge, cancel, &calls, &merged, &report, &error));
+    CHECK(calls == 2 && merged == NULL && report == NULL);
+    lyco_forecast forecast = {.struct_size = sizeof forecast};
+    FAILS(LYCO_STATUS_CANCELLED, lyco_merge_forecast(merge, cancel, &calls, &forecast, &error));
+    CHECK(calls == 3 && forecast.byte_len == 0);
+
+    MUST(lyco_merge_run_to(merge, path, NULL, NULL, NULL, &error));
+    CHECK(exists(path));
+    CHECK(remove(path) == 0);
+    lyco_merge_free(merge);
+    lyco_adapter_free(adapter);
+    return 0;
+}

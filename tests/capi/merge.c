@@ -1,0 +1,138 @@
+/* Two real adapters are merged, in memory and into a file, and what comes out is what the report says. */
+
+#include "check.h"
+
+struct heard {
+    int calls;
+    int merging;
+};
+
+static int listen(void *user, const char *stage, size_t done, size_t total) {
+    struct heard *heard = user;
+    heard->calls++;
+    heard->merging |= strcmp(stage, "merging") == 0;
+    CHECK(done <= total);
+    return 0;
+}
+
+static void count(void *user, lyco_log_level level, const char *message) {
+    CHECK(level == LYCO_LOG_LEVEL_INFO || level == LYCO_LOG_LEVEL_WARNING);
+    CHECK(strlen(message) > 0);
+    ++*(int *)user;
+    /* No lock is held: the callback may set another. */
+    CHECK(lyco_set_log(count, user, LYCO_LOG_LEVEL_INFO, NULL) == LYCO_STATUS_OK);
+}
+
+static lyco_adapter *from_memory(const char *path) {
+    lyco_error *error = NULL;
+    lyco_adapter *adapter = NULL;
+    static uint8_t bytes[1 << 20];
+    FILE *file = fopen(path, "rb");
+    CHECK(file);
+    size_t size = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    MUST(lyco_adapter_from_memory("copied", bytes, size, NULL, &adapter, &error));
+    /* They were copied. */
+    memset(bytes, 0, sizeof bytes);
+    return adapter;
+}
+
+static void same_layers(const lyco_adapter *a, const lyco_adapter *b) {
+    lyco_error *error = NULL;
+    CHECK(lyco_adapter_layer_count(a) == lyco_adapter_layer_count(b));
+    for (size_t i = 0; i < lyco_adapter_layer_count(a); i++) {
+        lyco_layer_info x = {.struct_size = sizeof x}, y = {.struct_size = sizeof y};
+        MUST(lyco_adapter_layer_info(a, i, &x, &error));
+        MUST(lyco_adapter_layer_info(b, i, &y, &error));
+        CHECK(strcmp(x.name, y.name) == 0 && x.param == y.param);
+        CHECK(x.rows == y.rows && x.cols == y.cols);
+    }
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 3);
+    const char *adapters = argv[1], *scratch = argv[2];
+    lyco_error *error = NULL;
+
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d.%d", LYCO_VERSION_MAJOR, LYCO_VERSION_MINOR, LYCO_VERSION_PATCH);
+    CHECK(strcmp(lyco_version(), version) == 0);
+    CHECK(lyco_abi_version() == LYCO_ABI_VERSION);
+    for (size_t i = 0; i < lyco_strategy_count(); i++)
+        CHECK(lyco_strategy_name(i) && lyco_strategy_title(i) && lyco_strategy_help(i));
+    for (size_t i = 0; i < lyco_option_count(); i++)
+        CHECK(lyco_option_name(i) && lyco_option_default(i) && lyco_option_help(i));
+    CHECK(lyco_strategy_count() > 0 && lyco_option_count() > 0);
+    CHECK(strcmp(lyco_option_name(0), "strategy") == 0 && strcmp(lyco_option_value(0), "NAME") == 0);
+
+    int messages = 0;
+    MUST(lyco_set_log(count, &messages, LYCO_LOG_LEVEL_INFO, &error));
+    lyco_adapter *lokr = NULL;
+    MUST(lyco_adapter_open(in(adapters, "invert.lokr4.safetensors"), NULL, &lokr, &error));
+    lyco_adapter *loha = from_memory(in(adapters, "italic.loha.safetensors"));
+    CHECK(messages == 2);
+
+    CHECK(strcmp(lyco_adapter_kind(lokr), "LoKr") == 0);
+    CHECK(strcmp(lyco_adapter_kind(loha), "LoHa") == 0);
+    CHECK(lyco_adapter_byte_len(lokr) == 209034);
+    CHECK(lyco_adapter_layer_count(lokr) == 97);
+    lyco_layer_info info = {.struct_size = sizeof info};
+    MUST(lyco_adapter_layer_info(lokr, 0, &info, &error));
+    CHECK(strncmp(info.name, "lora_unet_", 10) == 0 && strcmp(info.family, "LoKr") == 0);
+    CHECK(info.param == LYCO_PARAM_WEIGHT && info.rows > 0 && info.cols > 0 && info.scale > 0);
+    const char *value = "untouched";
+    MUST(lyco_adapter_metadata(lokr, "ss_network_module", &value, &error));
+    CHECK(strcmp(value, "lycoris.kohya") == 0);
+    MUST(lyco_adapter_metadata(lokr, "no such key", &value, &error));
+    CHECK(value == NULL);
+
+    lyco_merge *merge = lyco_merge_new();
+    MUST(lyco_merge_add(merge, lokr, 0.6, &error));
+    MUST(lyco_merge_add(merge, loha, -0.4, &error));
+    MUST(lyco_merge_set(merge, "dtype", "float32", &error));
+    MUST(lyco_merge_set(merge, "threads", "2", &error));
+
+    lyco_forecast forecast = {.struct_size = sizeof forecast};
+    MUST(lyco_merge_forecast(merge, NULL, NULL, &forecast, &error));
+    CHECK(forecast.byte_len > 0 && forecast.input_byte_len == 209034 + 494610);
+    CHECK(forecast.relative_error < 0.02 && !forecast.huge);
+
+    struct heard heard = {0};
+    lyco_adapter *merged = NULL;
+    lyco_report *report = NULL;
+    MUST(lyco_merge_run(merge, listen, &heard, &merged, &report, &error));
+    CHECK(heard.calls > 0 && heard.merging);
+    CHECK(messages > 2);
+    same_layers(merged, loha);
+    CHECK(lyco_report_relative_error(report) > 0 && lyco_report_relative_error(report) < 0.01);
+    CHECK(strstr(lyco_report_json(report), "\"error\": "));
+    CHECK(strstr(lyco_report_json(report), "\"italic.loha\"") == NULL);
+    CHECK(strstr(lyco_report_json(report), "\"copied\""));
+
+    const char *saved = in(scratch, "saved.safetensors");
+    MUST(lyco_adapter_save(merged, saved, &error));
+    lyco_adapter *reopened = NULL;
+    MUST(lyco_adapter_open(saved, NULL, &reopened, &error));
+    CHECK(lyco_adapter_byte_len(reopened) == lyco_adapter_byte_len(merged));
+    same_layers(reopened, merged);
+
+    /* A run of the same merge into a file, without callback and report; the inputs live on in the merge. */
+    lyco_adapter *other = lyco_adapter_retain(lokr);
+    CHECK(other == lokr);
+    lyco_adapter_free(lokr);
+    lyco_adapter_free(other);
+    lyco_adapter_free(loha);
+    const char *path = in(scratch, "run.safetensors");
+    MUST(lyco_merge_run_to(merge, path, NULL, NULL, NULL, &error));
+    lyco_adapter *run = NULL;
+    MUST(lyco_adapter_open(path, NULL, &run, &error));
+    same_layers(run, merged);
+
+    MUST(lyco_set_log(NULL, NULL, LYCO_LOG_LEVEL_INFO, &error));
+    lyco_adapter_free(run);
+    lyco_adapter_free(reopened);
+    lyco_adapter_free(merged);
+    lyco_report_free(report);
+    lyco_merge_free(merge);
+    return 0;
+}

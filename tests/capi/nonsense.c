@@ -1,0 +1,193 @@
+/* NULL and nonsense are refused by every function with a status, and no output is touched. */
+
+#include <math.h>
+
+#include "check.h"
+
+#define BAD_UTF8 "\xff\xfe"
+#define NOBODY ((size_t)-1)
+
+/* Outputs that begin with this must still have it after a failure. */
+static char untouched;
+#define UNTOUCHED ((void *)&untouched)
+
+static void accessors(void) {
+    CHECK(strcmp(lyco_status_name(LYCO_STATUS_NULL_PARAMETER), "null parameter") == 0);
+    CHECK(strcmp(lyco_status_name(12345), "unknown") == 0);
+    CHECK(lyco_version() && lyco_abi_version());
+
+    CHECK(lyco_error_status(NULL) == LYCO_STATUS_NULL_PARAMETER);
+    CHECK(!lyco_error_message(NULL) && !lyco_error_file(NULL) && !lyco_error_layer(NULL));
+    lyco_error_free(NULL);
+
+    const size_t none[] = {NOBODY, lyco_strategy_count() + lyco_option_count()};
+    for (size_t i = 0; i < 2; i++) {
+        CHECK(!lyco_strategy_name(none[i]) && !lyco_strategy_title(none[i]) && !lyco_strategy_help(none[i]));
+        CHECK(!lyco_option_name(none[i]) && !lyco_option_value(none[i]));
+        CHECK(!lyco_option_default(none[i]) && !lyco_option_help(none[i]));
+    }
+
+    CHECK(!lyco_adapter_kind(NULL) && !lyco_adapter_retain(NULL));
+    CHECK(lyco_adapter_byte_len(NULL) == 0 && lyco_adapter_layer_count(NULL) == 0);
+    lyco_adapter_free(NULL);
+    lyco_merge_free(NULL);
+    CHECK(isnan(lyco_report_relative_error(NULL)) && !lyco_report_json(NULL));
+    lyco_report_free(NULL);
+}
+
+static void set_log(void) {
+    lyco_error *error = NULL;
+    const uint32_t levels[] = {0, 1, LYCO_LOG_LEVEL_INFO + 1, UINT32_MAX};
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
+        FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_set_log(NULL, NULL, levels[i], &error));
+}
+
+static void opening(const char *adapters, const char *good) {
+    lyco_error *error = NULL;
+    lyco_adapter *adapter = UNTOUCHED;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_open(NULL, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_open(good, NULL, NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_open(BAD_UTF8, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_IO, lyco_adapter_open("", NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_IO, lyco_adapter_open(adapters, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT,
+          lyco_adapter_open(good, NULL, (lyco_adapter **)(void *)((char *)&adapter + 1), &error));
+    CHECK(lyco_adapter_open(NULL, NULL, NULL, NULL) == LYCO_STATUS_NULL_PARAMETER);
+
+    const char *nowhere = in(adapters, "no such file");
+    CHECK(lyco_adapter_open(nowhere, NULL, &adapter, &error) == LYCO_STATUS_IO);
+    CHECK(strcmp(lyco_error_file(error), nowhere) == 0 && !lyco_error_layer(error));
+    lyco_error_free(error);
+    error = NULL;
+
+    const char *dora = in(adapters, "invert.doralora.safetensors");
+    CHECK(lyco_adapter_open(dora, NULL, &adapter, &error) == LYCO_STATUS_UNSUPPORTED);
+    CHECK(strcmp(lyco_error_file(error), dora) == 0 && strlen(lyco_error_layer(error)) > 0);
+    lyco_error_free(error);
+    error = NULL;
+
+    const uint32_t sizes[] = {0, 1, 7, 1 << 20, UINT32_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        lyco_open_options options = {.struct_size = sizes[i]};
+        FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_open(good, &options, &adapter, &error));
+    }
+    lyco_open_options options = {.struct_size = sizeof options, .skip_unknown = 2};
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_open(good, &options, &adapter, &error));
+    struct {
+        lyco_open_options known;
+        uint32_t unknown;
+    } newer = {{.struct_size = sizeof newer}, 1};
+    FAILS(LYCO_STATUS_UNSUPPORTED, lyco_adapter_open(good, &newer.known, &adapter, &error));
+
+    const uint8_t bytes[] = "not an adapter";
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_from_memory(NULL, bytes, 5, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_from_memory("x", NULL, 5, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_from_memory("x", bytes, 5, NULL, NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_from_memory(BAD_UTF8, bytes, 5, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_from_memory("x", bytes, NOBODY, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_from_memory("x", bytes, 5, &options, &adapter, &error));
+    FAILS(LYCO_STATUS_FORMAT, lyco_adapter_from_memory("x", bytes, 0, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_FORMAT, lyco_adapter_from_memory("x", bytes, sizeof bytes, NULL, &adapter, &error));
+    CHECK(adapter == UNTOUCHED);
+
+    options.skip_unknown = 1;
+    MUST(lyco_adapter_open(dora, &options, &adapter, &error));
+    CHECK(lyco_adapter_layer_count(adapter) == 0);
+    lyco_adapter_free(adapter);
+}
+
+static void reading(const char *scratch, const lyco_adapter *adapter) {
+    lyco_error *error = NULL;
+    lyco_layer_info info = {.struct_size = sizeof info, .rank = 99};
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_layer_info(NULL, 0, &info, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_layer_info(adapter, 0, NULL, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_layer_info(adapter, NOBODY, &info, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT,
+          lyco_adapter_layer_info(adapter, lyco_adapter_layer_count(adapter), &info, &error));
+    info.struct_size = 8;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_layer_info(adapter, 0, &info, &error));
+    CHECK(info.rank == 99 && info.name == NULL);
+
+    const char *value = UNTOUCHED;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_metadata(NULL, "format", &value, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_metadata(adapter, NULL, &value, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_metadata(adapter, "format", NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_metadata(adapter, BAD_UTF8, &value, &error));
+    CHECK(value == UNTOUCHED);
+
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_save(NULL, in(scratch, "x"), &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_save(adapter, NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_save(adapter, BAD_UTF8, &error));
+    FAILS(LYCO_STATUS_IO, lyco_adapter_save(adapter, "", &error));
+    FAILS(LYCO_STATUS_IO, lyco_adapter_save(adapter, scratch, &error));
+    FAILS(LYCO_STATUS_IO, lyco_adapter_save(adapter, in(scratch, "no such folder/x"), &error));
+}
+
+static void merging(const char *scratch, const lyco_adapter *adapter) {
+    lyco_error *error = NULL;
+    lyco_merge *merge = lyco_merge_new();
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_add(NULL, adapter, 1.0, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_add(merge, NULL, 1.0, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_add(merge, adapter, NAN, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_add(merge, adapter, INFINITY, &error));
+
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set(NULL, "rank", "4", &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set(merge, NULL, "4", &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set(merge, "rank", NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_set(merge, BAD_UTF8, "4", &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_set(merge, "rank", BAD_UTF8, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_set(merge, "colour", "red", &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_set(merge, "", "", &error));
+    for (size_t i = 0; i < lyco_option_count(); i++)
+        FAILS(LYCO_STATUS_OPTION, lyco_merge_set(merge, lyco_option_name(i), "\xe2\x98\x83", &error));
+
+    lyco_forecast forecast = {.struct_size = sizeof forecast};
+    lyco_adapter *result = UNTOUCHED;
+    lyco_report *report = UNTOUCHED;
+    const char *path = in(scratch, "nonsense.safetensors");
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_forecast(NULL, NULL, NULL, &forecast, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_forecast(merge, NULL, NULL, NULL, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_run(NULL, NULL, NULL, &result, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_run(merge, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_run_to(NULL, path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_run_to(merge, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_run_to(merge, BAD_UTF8, NULL, NULL, &report, &error));
+
+    /* There is nothing to merge yet. */
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_forecast(merge, NULL, NULL, &forecast, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_run(merge, NULL, NULL, &result, &report, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_run_to(merge, path, NULL, NULL, &report, &error));
+
+    MUST(lyco_merge_add(merge, adapter, 1.0, &error));
+    FAILS(LYCO_STATUS_IO, lyco_merge_run_to(merge, scratch, NULL, NULL, &report, &error));
+    const uint32_t sizes[] = {0, sizeof forecast - 1, UINT32_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        forecast.struct_size = sizes[i];
+        FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_merge_forecast(merge, NULL, NULL, &forecast, &error));
+    }
+    /* Contradictions are found by the run. */
+    MUST(lyco_merge_set(merge, "rank", "4", &error));
+    MUST(lyco_merge_set(merge, "format", "full", &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_run(merge, NULL, NULL, &result, &report, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_run_to(merge, path, NULL, NULL, &report, &error));
+    CHECK(result == UNTOUCHED && report == UNTOUCHED && forecast.byte_len == 0 && !exists(path));
+    lyco_merge_free(merge);
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 3);
+    const char *adapters = argv[1], *scratch = argv[2];
+    char good[4096];
+    snprintf(good, sizeof good, "%s", in(adapters, "italic.lora.safetensors"));
+    lyco_error *error = NULL;
+    lyco_adapter *adapter = NULL;
+
+    accessors();
+    set_log();
+    opening(adapters, good);
+    MUST(lyco_adapter_open(good, NULL, &adapter, &error));
+    reading(scratch, adapter);
+    merging(scratch, adapter);
+    lyco_adapter_free(adapter);
+    return 0;
+}
