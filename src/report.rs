@@ -91,14 +91,15 @@ impl TensorReport {
         let n = numbers.len() as f64;
         let (mut sums, mut squares) = ([0.0_f64; LANES], [0.0_f64; LANES]);
         let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        for block in numbers.chunks(LANES) {
-            for (lane, &x) in block.iter().enumerate() {
-                sums[lane] += f64::from(x);
-                squares[lane] += f64::from(x) * f64::from(x);
-                min[lane] = min[lane].min(x);
-                max[lane] = max[lane].max(x);
-            }
-        }
+        let mut add = |lane: usize, x: f32| {
+            sums[lane] += f64::from(x);
+            squares[lane] += f64::from(x) * f64::from(x);
+            min[lane] = min[lane].min(x);
+            max[lane] = max[lane].max(x);
+        };
+        let (blocks, rest) = numbers.as_chunks::<LANES>();
+        blocks.iter().for_each(|block| (0..LANES).for_each(|lane| add(lane, block[lane])));
+        rest.iter().for_each(|x| add(0, *x));
         let (sum, squares) = (sums.iter().sum::<f64>(), squares.iter().sum::<f64>());
         let min = f64::from(min.into_iter().fold(f32::INFINITY, f32::min));
         let max = f64::from(max.into_iter().fold(f32::NEG_INFINITY, f32::max));

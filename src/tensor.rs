@@ -267,7 +267,9 @@ fn encode_halves<T: Real, H: HalfCodec>(
         if let Some(i) = bits[..block.len()].iter().position(|b| b & exponent_mask == exponent_mask) {
             return Err(block[i].to_f64());
         }
-        bits[..block.len()].iter().for_each(|b| out.extend_from_slice(&b.to_le_bytes()));
+        let at = out.len();
+        out.resize(at + 2 * block.len(), 0);
+        out[at..].as_chunks_mut::<2>().0.iter_mut().zip(&bits).for_each(|(to, b)| *to = b.to_le_bytes());
     }
     Ok(())
 }

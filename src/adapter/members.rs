@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use faer::{Mat, MatRef};
+use faer::Mat;
 
+use crate::compute::linalg::from_row_major;
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, TensorView};
 
@@ -68,7 +69,7 @@ impl<'a> Members<'a> {
         let view = self.factor(suffix)?;
         let numbers: Vec<f64> = view.to_reals();
         check_finite(suffix, &numbers)?;
-        Ok(MatRef::from_row_major_slice(&numbers, rows, numbers.len() / rows).to_owned())
+        Ok(from_row_major(&numbers, rows))
     }
 
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).

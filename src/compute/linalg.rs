@@ -20,6 +20,9 @@ use crate::tensor::Real;
 
 const SEQ: Par = Par::Seq;
 
+/// Rows or columns that a transposition takes at once.
+const BLOCK: usize = 16;
+
 /// `dst += scale · lhs · rhs`
 pub(crate) fn add_product<T: Real>(dst: MatMut<'_, T>, scale: T, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
     matmul(dst, Accum::Add, lhs, rhs, scale, SEQ);
@@ -165,11 +168,11 @@ fn to_vec<T: Real>(diagonal: &Diag<T>) -> Vec<f64> {
 /// The `rank` leading singular triplets of `matrix`.
 ///
 /// Where `rank` is a small part of the matrix this is block subspace iteration (Halko, Martinsson, Tropp,
-/// arXiv 0909.4061, algorithm 4.4) from a fixed start, repeated until a step improves what is left out by less
-/// than a part in a thousand; else the whole decomposition, cut.
+/// arXiv 0909.4061, algorithm 4.4) from a fixed start, repeated until a step improves the square of what is
+/// left out by less than 0.4 %, which leaves it within about 0.05 % of the least; else the whole decomposition, cut.
 pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result<Svd<T>> {
     let (m, n) = matrix.shape();
-    let block = rank + (rank / 4).max(12);
+    let block = rank + (rank / 2).max(12);
     if block * 3 > m.min(n) {
         let mut all = svd(matrix)?;
         let keep = rank.min(all.sigma.len());
@@ -190,10 +193,10 @@ pub(crate) fn leading_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result
         let image = product(matrix, right.as_ref());
         let gram = product(image.transpose(), image.as_ref());
         let mut still = false;
-        if step % 2 == 0 {
+        if step > 1 {
             // The leading `rank` values, not the whole block, must stand still: the rest never do.
             let energy: f64 = symmetric_eigenvalues(gram.as_ref())?.iter().rev().take(rank).sum();
-            still = energy - captured <= 2e-3 * (total - energy) + 1e-10 * total;
+            still = energy - captured <= 4e-3 * (total - energy) + 1e-10 * total;
             captured = energy;
         }
         left = orthonormal(image, Some(gram));
@@ -238,6 +241,20 @@ fn orthonormal<T: Real>(mut block: Mat<T>, gram: Option<Mat<T>>) -> Mat<T> {
     block
 }
 
+/// Whether the columns are plainly independent: the pivots of their Gram matrix, scaled to unit columns, stay far
+/// above float64's rounding.
+pub(crate) fn independent<T: Real>(columns: MatRef<'_, T>) -> bool {
+    let columns = Mat::from_fn(columns.nrows(), columns.ncols(), |i, j| columns[(i, j)].to_f64());
+    let gram = product(columns.transpose(), columns.as_ref());
+    let length = |i| f64::sqrt(gram[(i, i)]);
+    let n = gram.nrows();
+    let mut gram = Mat::from_fn(n, n, |i, j| gram[(i, j)] / (length(i) * length(j)));
+    let spec = Spec::default();
+    let stack = &mut MemBuffer::new(llt::factor::cholesky_in_place_scratch::<f64>(n, SEQ, spec));
+    llt::factor::cholesky_in_place(gram.as_mut(), Default::default(), SEQ, MemStack::new(stack), spec).is_ok()
+        && (0..n).all(|i| gram[(i, i)] > 1e-4)
+}
+
 /// A step of SplitMix64 (Steele, Lea, Flood 2014) as a number in [-1/2, 1/2): a fixed start for iterations.
 pub(crate) fn centred_uniform(state: &mut u64) -> f64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -249,7 +266,6 @@ pub(crate) fn centred_uniform(state: &mut u64) -> f64 {
 
 /// The entries row by row.
 pub(crate) fn row_major<T: Real>(matrix: &Mat<T>) -> Vec<T> {
-    const BLOCK: usize = 16;
     let (rows, cols) = matrix.shape();
     let mut out = vec![T::from_f64(0.0); rows * cols];
     // A few columns at a time, so that both sides stay in cache.
@@ -257,6 +273,20 @@ pub(crate) fn row_major<T: Real>(matrix: &Mat<T>) -> Vec<T> {
         let block: Vec<&[T]> = (left..cols.min(left + BLOCK)).map(|j| matrix.col_as_slice(j)).collect();
         for (i, row) in out.chunks_exact_mut(cols).enumerate() {
             row[left..].iter_mut().zip(&block).for_each(|(to, column)| *to = column[i]);
+        }
+    }
+    out
+}
+
+/// The matrix of so many rows whose entries these are, row by row.
+pub(crate) fn from_row_major<T: Real>(entries: &[T], rows: usize) -> Mat<T> {
+    let cols = entries.len() / rows;
+    let mut out = Mat::zeros(rows, cols);
+    for top in (0..rows).step_by(BLOCK) {
+        let block: Vec<&[T]> = entries[top * cols..].chunks_exact(cols).take(BLOCK).collect();
+        for j in 0..cols {
+            let column = &mut out.col_as_slice_mut(j)[top..];
+            column.iter_mut().zip(&block).for_each(|(to, row)| *to = row[j]);
         }
     }
     out

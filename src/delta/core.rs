@@ -8,7 +8,7 @@ use faer::{Mat, MatRef};
 
 use super::kron::{Split, add_kron};
 use super::{Delta, Factor, Kron, Term};
-use crate::compute::linalg::{product, thin_qr};
+use crate::compute::linalg::{Svd, product, thin_qr};
 use crate::tensor::Real;
 
 /// ΔW = left · matrix · rightᵀ.
@@ -66,14 +66,16 @@ impl<T: Real> Core<T> {
         }
     }
 
-    /// Column vectors of the core's left space as columns of ΔW's.
-    pub fn expand_left(&self, x: MatRef<'_, T>) -> Mat<T> {
-        self.left.apply(x)
-    }
-
-    /// Column vectors of the core's right space as rows of ΔW's, transposed.
-    pub fn expand_right(&self, x: MatRef<'_, T>) -> Mat<T> {
-        self.right.apply(x)
+    /// U √Σ and √Σ Vᵀ of the leading `rank` of the core's singular triplets, in ΔW's spaces: of all matrices of
+    /// that rank the nearest to ΔW.
+    pub(crate) fn truncated(&self, svd: &Svd<T>, rank: usize) -> Factor<T> {
+        let rank = rank.min(svd.sigma.len());
+        let half = |vectors: &Mat<T>| {
+            Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(svd.sigma[j].sqrt()))
+        };
+        let left = self.left.apply(half(&svd.u).as_ref());
+        let right = self.right.apply(half(&svd.v).as_ref());
+        Factor::Product { left, right: right.transpose().to_owned() }
     }
 }
 

@@ -4,11 +4,13 @@
 //! For terms of one split R(Σ cᵢ Aᵢ ⊗ Bᵢ) = [cᵢ vec Aᵢ] [vec Bᵢ]ᵀ, so two k × k Gram matrices give it; a delta of
 //! other terms is rearranged whole.
 
-use faer::{Mat, MatRef};
+use std::cell::OnceCell;
 
-use super::budget::{Curve, Point, tails};
+use faer::Mat;
+
+use super::budget::{Bound, Curve, Point, tails};
 use super::{Fitter, Form};
-use crate::compute::linalg::{product, svd, symmetric_eigen};
+use crate::compute::linalg::{Svd, independent, product, svd, symmetric_eigen};
 use crate::delta::core::{Core, common_split};
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Kron, Split, Term, gram};
@@ -20,10 +22,7 @@ pub(super) struct Nearest<T: Real> {
     split: Split,
     a: Mat<T>,
     b: Delta<T>,
-    core: Core<T>,
-    u: Mat<T>,
-    v: Mat<T>,
-    sigma: Vec<f64>,
+    spectrum: OnceCell<(Core<T>, Svd<T>)>,
     /// Relative error with the whole of B.
     error: f64,
 }
@@ -48,16 +47,20 @@ impl<T: Real> Fitter<'_, T> {
     }
 
     /// Size against error by w2's rank.
-    pub(super) fn lokr_curve(&self) -> Result<Curve> {
+    pub(super) fn lokr_curve(&self, bound: Bound) -> Result<Curve> {
         let nearest = self.nearest_kron()?;
         let Split { a, c, b, d } = nearest.split;
+        let point = |rank, error| Point { rank, error, numbers: a * c + product_numbers(rank, b, d) };
+        if let Some(rank) =
+            nearest.irreducible_rank().filter(|_| bound.tolerance == 0.0 && bound.rank.is_none())
+        {
+            return Ok(Curve::single(Form::Lokr, point(rank, nearest.error)));
+        }
         let kept = 1.0 - nearest.error.powi(2);
-        let point = |(i, tail): (usize, f64)| {
-            let rank = i + 1;
-            let error = (nearest.error.powi(2) + kept * tail.powi(2)).sqrt();
-            Point { rank, error, numbers: a * c + product_numbers(rank, b, d) }
-        };
-        Ok(Curve::new(Form::Lokr, tails(&nearest.sigma).into_iter().enumerate().map(point).collect()))
+        let tails = tails(&nearest.spectrum()?.1.sigma).into_iter().enumerate();
+        let points =
+            tails.map(|(i, tail)| point(i + 1, (nearest.error.powi(2) + kept * tail.powi(2)).sqrt()));
+        Ok(Curve::new(Form::Lokr, points.collect()))
     }
 }
 
@@ -72,35 +75,44 @@ impl<T: Real> Nearest<T> {
             (Some((common, exact)), Some((_, krons))) if common == split => of_one_split(&exact, &krons)?,
             _ => of_entries(delta, split)?,
         };
-        let core = Core::of(&b);
-        let decomposition = svd(core.matrix.as_ref())?;
-        Ok(Self {
-            split,
-            a,
-            b,
-            core,
-            u: decomposition.u,
-            v: decomposition.v,
-            sigma: decomposition.sigma,
-            error,
-        })
+        Ok(Self { split, a, b, spectrum: OnceCell::new(), error })
+    }
+
+    fn spectrum(&self) -> Result<&(Core<T>, Svd<T>)> {
+        if let Some(spectrum) = self.spectrum.get() {
+            return Ok(spectrum);
+        }
+        let core = Core::of(&self.b);
+        let svd = svd(core.matrix.as_ref())?;
+        Ok(self.spectrum.get_or_init(|| (core, svd)))
+    }
+
+    /// The rank of B where its factors, side by side, are plainly of full rank: no other product is smaller then,
+    /// and its spectrum need not be known to store all of it.
+    fn irreducible_rank(&self) -> Option<usize> {
+        let thin = |term: &Term<T>| matches!(term, Term::Plain(Factor::Product { .. }));
+        if self.b.is_dense() || !self.b.terms().iter().all(|(_, term)| thin(term)) {
+            return None;
+        }
+        let (left, right) = self.b.to_product();
+        (independent(left.as_ref()) && independent(right.transpose())).then_some(left.ncols())
     }
 
     /// The product with w2 cut to `rank`.
     pub(super) fn at_rank(&self, rank: usize) -> Result<Kron<T>> {
         let Split { b, d, .. } = self.split;
-        let rank = rank.min(self.sigma.len());
-        let b = if rank * 2 >= b.max(d) && rank == self.sigma.len() {
+        let whole = match self.spectrum.get() {
+            None => true,
+            Some((_, svd)) => rank * 2 >= b.max(d) && rank >= svd.sigma.len(),
+        };
+        let b = if whole && self.spectrum.get().is_none() && !self.b.is_dense() {
+            let (left, right) = self.b.to_product();
+            Factor::Product { left, right }
+        } else if whole {
             Factor::Full(self.b.to_full())
         } else {
-            let half = |vectors: MatRef<'_, T>| {
-                Mat::from_fn(vectors.nrows(), rank, |i, j| {
-                    vectors[(i, j)] * T::from_f64(self.sigma[j].sqrt())
-                })
-            };
-            let left = self.core.expand_left(half(self.u.as_ref()).as_ref());
-            let right = self.core.expand_right(half(self.v.as_ref()).as_ref());
-            Factor::Product { left, right: right.transpose().to_owned() }
+            let (core, svd) = self.spectrum()?;
+            core.truncated(svd, rank)
         };
         Ok(Kron { a: Factor::Full(self.a.clone()), b })
     }

@@ -1,7 +1,5 @@
 //! Low-rank fits: the optimal truncation of the joint core, whose tail is exactly the error (Eckart, Young).
 
-use faer::{Mat, MatRef};
-
 use super::budget::{Bound, Curve, Point};
 use super::lokr::product_numbers;
 use super::{Fitter, Form};
@@ -53,12 +51,6 @@ impl<T: Real> Fitter<'_, T> {
                 &made
             }
         };
-        let rank = rank.min(svd.sigma.len());
-        let half = |vectors: MatRef<'_, T>| {
-            Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(svd.sigma[j].sqrt()))
-        };
-        let left = self.core().expand_left(half(svd.u.as_ref()).as_ref());
-        let right = self.core().expand_right(half(svd.v.as_ref()).as_ref());
-        Ok(Factor::Product { left, right: right.transpose().to_owned() })
+        Ok(self.core().truncated(svd, rank))
     }
 }

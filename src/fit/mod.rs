@@ -178,7 +178,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             }
             Format::Lokr => match self.split() {
                 Some(split) if (split.a, split.c) != (1, 1) => {
-                    self.own(Form::Lokr, bound).into_iter().chain([self.lokr_curve()?]).collect()
+                    self.own(Form::Lokr, bound).into_iter().chain([self.lokr_curve(bound)?]).collect()
                 }
                 _ => vec![self.lora_curve(Form::LokrUnit, bound)?],
             },
@@ -218,7 +218,7 @@ impl<'a, T: Real> Fitter<'a, T> {
         let all = |kind: fn(&Term<T>) -> bool| self.delta.terms().iter().all(|(_, term)| kind(term));
         if all(|term| matches!(term, Term::Kron(_))) && crate::delta::core::common_split(self.delta).is_some()
         {
-            let curve = self.lokr_curve()?;
+            let curve = self.lokr_curve(bound)?;
             let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
             curves.push(curve);
             if holds {

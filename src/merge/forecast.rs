@@ -6,8 +6,9 @@ use crate::error::Result;
 use crate::fit::{Bound, Curve, FitOptions, Format, budget};
 use crate::merge::{Options, Quality, Space};
 
-/// How many layers are looked at.
+/// How many layers are looked at for the forecast, and for what could have been done instead.
 const SAMPLE: usize = 24;
+const SMALL_SAMPLE: usize = 8;
 
 /// What a merge will come to.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl Merge {
         let sites = plan::sites(&self.inputs)?;
         let context = self.context(&run, &sites)?;
         run.stage("surveying");
-        let (chosen, total) = sample(sites);
+        let (chosen, total) = sample(sites, SAMPLE);
         let bound = self.plain_bound();
         let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
         let tolerance = if self.size_limit().is_some() { 1.0 } else { bound.tolerance };
@@ -95,7 +96,7 @@ impl Merge {
         let sites = plan::sites(&self.inputs)?;
         let context = self.context(&run, &sites)?;
         run.stage("surveying");
-        let (chosen, _) = sample(sites);
+        let (chosen, _) = sample(sites, SMALL_SAMPLE);
         let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
         self.other_ways(&run, &context, &chosen, overhead)
     }
@@ -188,9 +189,9 @@ fn at_size(samples: &[Sample], bytes: u64, bound: Bound) -> Result<Bound> {
 
 /// Sites that stand for all, evenly from the smallest to the largest, each with how many it stands for; and the
 /// number of all.
-fn sample(mut sites: Vec<Site<'_>>) -> (Vec<(Site<'_>, usize)>, usize) {
+fn sample(mut sites: Vec<Site<'_>>, most: usize) -> (Vec<(Site<'_>, usize)>, usize) {
     let total = sites.len();
-    let take = total.min(SAMPLE);
+    let take = total.min(most);
     let entries = |site: &Site<'_>| site.targets.iter().map(|t| t.shape.rows * t.shape.cols).sum::<usize>();
     sites.sort_by_key(|site| (entries(site), site.module));
     let mut chosen = Vec::with_capacity(take);
