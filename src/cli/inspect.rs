@@ -21,7 +21,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         let done = if matches.get_flag("type") {
             adapter.map(|adapter| kinds += &format!("{}\n", adapter.kind()))
         } else {
-            adapter.and_then(|adapter| Ok(surveys.push(Survey::of(&adapter)?)))
+            adapter.and_then(|adapter| Ok(Survey::of(&adapter)?)).map(|survey| surveys.push(survey))
         };
         if let Err(Failure::Failed(message) | Failure::Usage(message)) = done {
             output::error(&message);

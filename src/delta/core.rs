@@ -79,8 +79,11 @@ impl<T: Real> Core<T> {
     }
 }
 
+/// Kronecker terms with their coefficients.
+pub(crate) type ScaledKrons<'a, T> = Vec<(f64, &'a Kron<T>)>;
+
 /// The split that all terms share, if all are Kronecker products of one split.
-pub(crate) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, Vec<(f64, &Kron<T>)>)> {
+pub(crate) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, ScaledKrons<'_, T>)> {
     let mut krons = Vec::with_capacity(delta.terms().len());
     for (scale, term) in delta.terms() {
         let Term::Kron(kron) = &**term else { return None };

@@ -74,6 +74,9 @@ struct Context<'a> {
     fit: FitOptions,
 }
 
+/// A tensor that is no layer: name, bytes, shape.
+type Passenger = (String, Vec<u8>, Vec<usize>);
+
 /// What one site becomes.
 struct Piece {
     tensors: Vec<NewTensor>,
@@ -320,7 +323,7 @@ impl Merge {
     }
 
     /// Tensors that are no layers, from the first input that has them, in the output's dtype.
-    fn passengers(&self) -> Result<Vec<(String, Vec<u8>, Vec<usize>)>> {
+    fn passengers(&self) -> Result<Vec<Passenger>> {
         let mut all = BTreeMap::new();
         for input in &self.inputs {
             for (name, view) in input.adapter.passengers() {

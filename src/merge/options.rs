@@ -151,7 +151,10 @@ pub static ALL: [Row; 15] = [
         default: "0.01 for auto; else as exact as the dtype",
         help: "The relative error allowed in each layer, such as 0.01",
         set: |o, v| match number(v)? {
-            x if (0.0..1.0).contains(&x) => Ok(o.tolerance = Some(x)),
+            x if (0.0..1.0).contains(&x) => {
+                o.tolerance = Some(x);
+                Ok(())
+            }
             _ => Err(wrong(v, "a number from 0 to below 1")),
         },
     },
