@@ -15,7 +15,8 @@
  *         lyco_merge_run_to(merge, "merged.safetensors", NULL, NULL, &report, &error) == LYCO_STATUS_OK)
  *         printf("stored to within %.1e\n", lyco_report_relative_error(report));
  *     else
- *         fprintf(stderr, "%s\n", lyco_error_message(error));
+ *         fprintf(stderr, "%s: %s\n", lyco_error_file(error) ? lyco_error_file(error) : "lycomerge",
+ *                 lyco_error_message(error));
  *
  *     lyco_error_free(error);
  *     lyco_report_free(report);
@@ -231,7 +232,7 @@ const char *lyco_status_name(uint32_t status);
 /// The status that the failed call returned; LYCO_STATUS_NULL_PARAMETER for NULL.
 lyco_status lyco_error_status(const lyco_error *error);
 
-/// What is wrong and what to do about it, in a sentence for people; NULL for NULL.
+/// What is wrong and what to do about it, in a sentence for people that names neither file nor layer; NULL for NULL.
 const char *lyco_error_message(const lyco_error *error);
 
 /// The file that the error is about; NULL if it is about none.

@@ -123,17 +123,27 @@ fn merges_and_cancelled_runs_are_clean_under_the_sanitizers() {
     run_sanitized("cancel");
 }
 
+/// A program around the example in the header's introduction.
+fn example() -> String {
+    let text = fs::read_to_string(root().join("include/lycomerge.h")).unwrap();
+    let introduction = text.split("*/").next().unwrap().lines();
+    let lines: Vec<_> = introduction.filter_map(|line| line.strip_prefix(" *     ")).collect();
+    assert!(lines.len() > 10, "{lines:?}");
+    format!("#include \"lycomerge.h\"\n#include <stdio.h>\nint main(void) {{\n{}\n}}\n", lines.join("\n"))
+}
+
 #[test]
-fn the_header_is_clean_c_and_cpp() {
-    for (compiler, language, standard) in [("cc", "c", "-std=c11"), ("c++", "c++", "-std=c++17")] {
+fn the_header_and_its_example_are_clean_c_and_cpp() {
+    let folder = TempDir::new().unwrap();
+    let program = folder.path().join("example.c");
+    fs::write(&program, example()).unwrap();
+    for (compiler, standard) in
+        [("cc", ["c", "-std=c11"]), ("cc", ["c", "-std=c2x"]), ("c++", ["c++", "-std=c++17"])]
+    {
         if is_there(compiler) {
-            let warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wundef", "-Wstrict-prototypes", "-Werror"];
-            let warnings = warnings.iter().filter(|flag| language == "c" || **flag != "-Wstrict-prototypes");
             let mut command = Command::new(compiler);
-            command
-                .args(["-x", language, standard, "-fsyntax-only", "-include"])
-                .args([root().join("include/lycomerge.h")]);
-            quietly(command.args(warnings).arg("/dev/null"));
+            command.args(["-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Wundef", "-Werror", "-I"]);
+            quietly(command.arg(root().join("include")).arg("-x").args(standard).arg(&program));
         }
     }
 }

@@ -140,7 +140,7 @@ pub unsafe extern "C" fn lyco_error_status(error: *const lyco_error) -> lyco_sta
     })
 }
 
-/// What is wrong and what to do about it, in a sentence for people; NULL for NULL.
+/// What is wrong and what to do about it, in a sentence for people that names neither file nor layer; NULL for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_error_message(error: *const lyco_error) -> *const c_char {
     // SAFETY: the header asks for NULL or an error that is not freed.
