@@ -1,0 +1,499 @@
+//! The command as people and scripts meet it: what it says, how it exits, and that a run that fails or is stopped
+//! leaves everything as it was.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use lycomerge::file::{AtomicFile, SafeTensors, Writer};
+use lycomerge::tensor::Dtype;
+use serde_json::Value;
+use support::broken;
+use tempfile::TempDir;
+
+const ADAPTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/real/adapters");
+const MERGE: &str = "merge italic.safetensors invert.safetensors -o out.safetensors";
+
+/// A layer that every trained adapter has, with a rank in those that have one.
+const LAYER: &str = "lora_unet_down_blocks_1_resnets_0_conv1";
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+/// The command with these words behind it, started in `folder`.
+fn command(folder: &TempDir, words: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lycomerge"));
+    command.args(words.split_whitespace()).current_dir(folder.path());
+    command
+}
+
+fn run(folder: &TempDir, words: &str) -> Ran {
+    let output = command(folder, words).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let ran = Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
+    assert!(!ran.stderr.contains("panicked"), "{words}: {}", ran.stderr);
+    ran
+}
+
+/// Runs what must succeed.
+fn done(folder: &TempDir, words: &str) -> Ran {
+    let ran = run(folder, words);
+    assert_eq!(ran.code, Some(0), "{words}: {}", ran.stderr);
+    ran
+}
+
+/// Runs what must fail with this exit code, an error that says all of this, and no change to the folder.
+fn fails(folder: &TempDir, words: &str, code: i32, says: &[&str]) {
+    let before = content(folder);
+    let Ran { code: found, stdout, stderr } = run(folder, words);
+    assert_eq!(found, Some(code), "{words}: {stderr}");
+    let told = |line: &str| line.starts_with("Error: ") && says.iter().all(|text| line.contains(text));
+    assert!(stderr.lines().any(told), "{words}: {says:?} is not in {stderr}");
+    assert_eq!(stdout, "", "{words}");
+    assert!(content(folder) == before, "{words} left {:?}", names(folder));
+}
+
+fn content(folder: &TempDir) -> BTreeMap<String, Vec<u8>> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    // A folder has no bytes.
+    files.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap_or_default())).collect()
+}
+
+fn names(folder: &TempDir) -> Vec<String> {
+    content(folder).into_keys().collect()
+}
+
+/// A folder with `italic.safetensors` and `invert.safetensors`, two adapters that were trained as `algo`.
+fn two(algo: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for style in ["italic", "invert"] {
+        let trained = format!("{ADAPTERS}/{style}.{algo}.safetensors");
+        fs::copy(trained, folder.path().join(format!("{style}.safetensors"))).unwrap();
+    }
+    folder
+}
+
+/// Dtype, shape and bytes by name.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn read(folder: &TempDir, name: &str) -> Tensors {
+    let file = SafeTensors::open(&folder.path().join(name)).unwrap();
+    let tensor = |name: &str| {
+        let view = file.get(name).unwrap();
+        (name.to_owned(), (view.dtype, view.shape.to_vec(), view.data.to_vec()))
+    };
+    file.names().map(tensor).collect()
+}
+
+fn write(folder: &TempDir, name: &str, tensors: &Tensors) {
+    let path = folder.path().join(name);
+    let mut writer = Writer::new(AtomicFile::create(&path).unwrap(), path, 0).unwrap();
+    for (name, (dtype, shape, data)) in tensors {
+        writer.push(name, *dtype, shape, data).unwrap();
+    }
+    writer.finish(BTreeMap::new()).unwrap().0.commit().unwrap();
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn two_adapters_are_merged_and_one_line_says_what_came_of_it() {
+    let folder = two("lokr4");
+    let ran = done(&folder, MERGE);
+    assert!(ran.stdout.starts_with("out.safetensors: 97 layers ("), "{}", ran.stdout);
+    assert!(ran.stdout.contains(" MB, error 0.") && ran.stdout.lines().count() == 1, "{}", ran.stdout);
+    assert!(ran.stderr.starts_with("Forecast: about "), "{}", ran.stderr);
+    assert_eq!(names(&folder), ["invert.safetensors", "italic.safetensors", "out.safetensors"]);
+    assert_eq!(done(&folder, "inspect --type out.safetensors").stdout, "Mixed\n");
+}
+
+#[test]
+fn the_output_has_a_name_even_if_none_is_given() {
+    let folder = two("lora");
+    done(&folder, "merge italic.safetensors invert.safetensors");
+    assert!(folder.path().join("merged_lycoris.safetensors").exists());
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2_and_writes_nothing() {
+    let folder = two("lora");
+    for (options, says) in [
+        ("--weights 1", "Number of weights (1) must match number of models (2)"),
+        ("--weights 1 2 3", "Number of weights (3) must match number of models (2)"),
+        ("--weights 1 much", "models stand before --weights"),
+        ("--weights 1 nan", "a weight is a finite number"),
+        ("--colour red", "--colour"),
+        ("--format zip", "auto, lokr, loha, lora, full"),
+        ("--format lokr", "--format lora"),
+        ("--strategy luck", "weighted_sum"),
+        ("--quality good --rank 4", "can't be used together"),
+        ("--metadata out.safetensors", "--metadata would replace out.safetensors"),
+        ("--metadata italic.safetensors", "--metadata would replace italic.safetensors"),
+    ] {
+        fails(&folder, &format!("{MERGE} {options}"), 2, &[says]);
+    }
+    for words in ["", "merge", "inspect"] {
+        let ran = run(&folder, words);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{words}");
+        assert!(ran.stderr.contains("Usage: lycomerge"), "{words}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_is_asked_for_goes_to_stdout() {
+    let folder = TempDir::new().unwrap();
+    for (words, says) in [
+        ("--help", "Usage: lycomerge"),
+        ("merge --help", "--weights"),
+        ("inspect --help", "--json"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+    ] {
+        let ran = done(&folder, words);
+        assert!(ran.stdout.contains(says) && ran.stderr.is_empty(), "{words}");
+    }
+}
+
+#[test]
+fn a_missing_model_is_named_exactly() {
+    let folder = two("lora");
+    for words in ["merge italic.safetensors none.safetensors -o out.safetensors", "inspect none.safetensors"]
+    {
+        let before = names(&folder);
+        let ran = run(&folder, words);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+        assert_eq!(ran.stderr, "Error: Model file not found: none.safetensors\n");
+        assert_eq!(names(&folder), before);
+    }
+}
+
+#[test]
+fn negative_weights_are_numbers_in_every_spelling() {
+    let folder = two("lora");
+    for weights in ["--weights 0.7 -0.4", "--weights=0.7,-0.4", "-w 0.7 -w -.4", "-w 7e-1 -4e-1 --verify"] {
+        done(&folder, &format!("{MERGE} {weights} --metadata report.json"));
+        let report = json(&folder.path().join("report.json"));
+        let inputs = report["recipe"]["inputs"].as_array().unwrap();
+        let found: Vec<_> = inputs.iter().map(|input| input["weight"].as_f64().unwrap()).collect();
+        assert_eq!(found, [0.7, -0.4], "{weights}");
+    }
+}
+
+#[test]
+fn an_input_may_be_the_output() {
+    let folder = two("lora");
+    done(&folder, MERGE);
+    done(&folder, "merge italic.safetensors invert.safetensors -o invert.safetensors");
+    assert_eq!(read(&folder, "invert.safetensors"), read(&folder, "out.safetensors"));
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_the_threads() {
+    for (algo, options) in [("lokr4", ""), ("loha", "--quality good"), ("lokr8both", "--format lokr")] {
+        let folder = two(algo);
+        let bytes = [1, 2].map(|threads| {
+            done(&folder, &format!("{MERGE} {options} --threads {threads}"));
+            fs::read(folder.path().join("out.safetensors")).unwrap()
+        });
+        assert!(bytes[0] == bytes[1], "{algo} {options}");
+    }
+}
+
+#[test]
+fn metadata_is_a_report_of_the_merge_and_every_layer() {
+    let folder = two("lokr4");
+    done(&folder, &format!("{MERGE} --weights 1 0.5 --metadata report.json"));
+    let report = json(&folder.path().join("report.json"));
+    let error = report["error"].as_f64().unwrap();
+    assert!(error > 0.0 && error < 0.01, "{error}");
+    let length = fs::metadata(folder.path().join("out.safetensors")).unwrap().len();
+    assert_eq!(report["bytes"].as_u64(), Some(length));
+    let layers = report["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 97);
+    assert!(layers.iter().all(|layer| layer["name"].is_string() && layer["error"].is_f64()));
+    let recipe = &report["recipe"];
+    assert_eq!(recipe["strategy"], "weighted_sum");
+    assert_eq!(recipe["inputs"][1]["name"], "invert.safetensors");
+    assert_eq!(recipe["inputs"][1]["weight"], 0.5);
+}
+
+#[test]
+fn verify_prints_a_line_for_every_layer_and_the_certificate() {
+    let folder = two("lokr4");
+    let ran = done(&folder, &format!("{MERGE} --verify"));
+    let layers = ran.stdout.lines().filter(|line| line.starts_with("lora_"));
+    assert_eq!(layers.clone().count(), 97);
+    assert!(layers.clone().all(|line| line.contains(" % ")), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\nCertificate\n  Error "), "{}", ran.stdout);
+}
+
+#[test]
+fn quiet_says_nothing_where_there_is_nothing_to_warn_of() {
+    let folder = two("lora");
+    for option in ["--quiet", "-q"] {
+        let ran = done(&folder, &format!("{MERGE} {option}"));
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+    }
+    let warned = done(&folder, &format!("{MERGE} --quiet --space factor"));
+    assert!(warned.stderr.starts_with("Warning: ") && warned.stdout.is_empty(), "{}", warned.stderr);
+}
+
+#[test]
+fn an_inexact_file_is_warned_of_with_a_better_way() {
+    let folder = two("lokr4");
+    for (options, says) in [
+        ("--space factor", ["% off the true merge", "Without --space factor"]),
+        ("--format lokr", ["lokr holds this merge to ", "; --format auto holds it to about 0."]),
+        ("--format lora --rank 2", ["lora with --rank 2 holds this merge to ", "--format auto holds it"]),
+    ] {
+        let ran = done(&folder, &format!("{MERGE} {options}"));
+        let warned =
+            |line: &str| line.starts_with("Warning: ") && says.iter().all(|text| line.contains(text));
+        assert!(ran.stderr.lines().any(warned), "{options}: {}", ran.stderr);
+    }
+    let exact = done(&folder, MERGE).stderr;
+    assert!(!exact.contains("holds this merge"), "{exact}");
+}
+
+#[test]
+fn inputs_without_a_common_layer_are_merged_with_a_warning() {
+    const WARNING: &str = "Warning: Models may not be compatible. Proceed with caution.\n";
+    let folder = two("lora");
+    assert!(!done(&folder, MERGE).stderr.contains(WARNING));
+    let renamed = read(&folder, "invert.safetensors").into_iter();
+    let renamed = renamed.map(|(name, tensor)| (name.replace("lora_unet", "lora_other"), tensor)).collect();
+    write(&folder, "invert.safetensors", &renamed);
+    let ran = done(&folder, MERGE);
+    assert!(ran.stderr.starts_with(WARNING), "{}", ran.stderr);
+    assert!(ran.stderr.contains("italic.safetensors and invert.safetensors have no layer in common"));
+    assert!(ran.stdout.contains(" 194 layers "), "{}", ran.stdout);
+}
+
+#[test]
+fn inspect_names_the_family_of_every_trained_adapter() {
+    let mut files: Vec<_> = fs::read_dir(ADAPTERS).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| !path.to_str().unwrap().contains("doralora"));
+    assert!(files.len() >= 19);
+    let folder = TempDir::new().unwrap();
+    let output = command(&folder, "inspect --type").args(&files).output().unwrap();
+    let kinds = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(kinds.lines().count(), files.len());
+    for (path, kind) in files.iter().zip(kinds.lines()) {
+        let algo = path.file_name().unwrap().to_str().unwrap().split('.').nth(1).unwrap();
+        let known = [("lora", "LoRA"), ("loha", "LoHa"), ("lokr", "LoKr"), ("full", "Full")];
+        let expected = known.iter().find(|(stem, _)| algo.starts_with(stem)).unwrap().1;
+        assert_eq!(kind, expected, "{algo}");
+    }
+}
+
+#[test]
+fn inspect_prints_json_for_programs_and_a_page_for_people() {
+    let folder = two("loha");
+    let ran = done(&folder, "inspect --json italic.safetensors invert.safetensors");
+    let surveys: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(surveys.as_array().unwrap().len(), 2);
+    assert_eq!((&surveys[1]["file"], &surveys[1]["kind"]), (&"invert.safetensors".into(), &"LoHa".into()));
+    assert_eq!(surveys[0]["families"]["LoHa"], 97);
+    let page = done(&folder, "inspect italic.safetensors").stdout;
+    assert!(page.starts_with("italic.safetensors\n  kind          LoHa\n"), "{page}");
+}
+
+#[test]
+fn a_file_that_cannot_be_inspected_does_not_hide_the_others() {
+    let folder = two("lora");
+    let ran = run(&folder, "inspect --type none.safetensors italic.safetensors");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), "LoRA\n"));
+    assert_eq!(ran.stderr, "Error: Model file not found: none.safetensors\n");
+}
+
+#[test]
+fn a_dora_is_refused_with_family_layer_and_file() {
+    let folder = two("lora");
+    fs::copy(format!("{ADAPTERS}/invert.doralora.safetensors"), folder.path().join("dora.safetensors"))
+        .unwrap();
+    let says = ["dora.safetensors: layer lora_unet_conv_in: is DoRA", "base model"];
+    fails(&folder, "merge italic.safetensors dora.safetensors -o out.safetensors", 1, &says);
+    fails(&folder, "inspect --type dora.safetensors", 1, &says);
+}
+
+#[test]
+fn every_broken_container_is_refused_by_name() {
+    let folder = two("lora");
+    for broken in broken::all() {
+        fs::write(folder.path().join("invert.safetensors"), &broken.bytes).unwrap();
+        fails(&folder, MERGE, 1, &["invert.safetensors: ", broken.says]);
+        fails(&folder, "inspect --type invert.safetensors", 1, &["invert.safetensors: ", broken.says]);
+    }
+}
+
+#[test]
+fn a_folder_is_neither_a_model_nor_an_output() {
+    let folder = two("lora");
+    fs::create_dir(folder.path().join("folder.safetensors")).unwrap();
+    let says = ["folder.safetensors: this is a folder"];
+    fails(&folder, "merge italic.safetensors folder.safetensors -o out.safetensors", 1, &says);
+    fails(&folder, "merge italic.safetensors -o folder.safetensors", 1, &says);
+    fails(&folder, "merge italic.safetensors -o none/out.safetensors", 1, &["none", "does not exist"]);
+    fails(&folder, "merge italic.safetensors -o out.safetensors --metadata none/report.json", 1, &["none"]);
+}
+
+/// The suffixes of [`LAYER`], alpha aside.
+fn factors(tensors: &Tensors) -> Vec<String> {
+    let names = tensors.keys().filter(|name| name.starts_with(LAYER) && !name.ends_with(".alpha"));
+    names.cloned().collect()
+}
+
+#[test]
+fn a_layer_without_all_its_tensors_is_refused() {
+    for algo in ["lora", "loha", "lokr4", "lokr8both", "lokrfull"] {
+        let folder = two(algo);
+        let sound = read(&folder, "invert.safetensors");
+        let factors = factors(&sound);
+        assert!(factors.len() >= 2, "{algo}");
+        for name in &factors {
+            let mut cut = sound.clone();
+            cut.remove(name);
+            write(&folder, "invert.safetensors", &cut);
+            fails(&folder, MERGE, 1, &["invert.safetensors: ", LAYER, "is missing beside"]);
+            // Nothing is left but what belongs to it.
+            cut.retain(|other, _| !factors.contains(other));
+            if cut.contains_key(&format!("{LAYER}.alpha")) {
+                write(&folder, "invert.safetensors", &cut);
+                fails(&folder, MERGE, 1, &["invert.safetensors: ", LAYER, "without the tensors"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_unfit_shapes_or_numbers_is_refused() {
+    type Damage = fn(&mut (Dtype, Vec<usize>, Vec<u8>));
+    fn first(tensor: &mut (Dtype, Vec<usize>, Vec<u8>), bits: [u8; 2]) {
+        assert_eq!(tensor.0, Dtype::F16);
+        tensor.2[..2].copy_from_slice(&bits);
+    }
+    let damages: [(&str, Damage); 7] = [
+        ("not finite", |tensor| first(tensor, [0x00, 0x7e])),
+        ("not finite", |tensor| first(tensor, [0x00, 0x7c])),
+        ("not finite", |tensor| first(tensor, [0x00, 0xfc])),
+        ("not floating point", |(dtype, ..)| *dtype = Dtype::I16),
+        ("is empty", |(_, shape, data)| {
+            shape[0] = 0;
+            data.clear();
+        }),
+        // What is one-dimensional or a row short fits neither its partners nor the other input's layer.
+        ("", |(_, shape, data)| *shape = vec![data.len() / 2]),
+        ("", |(_, shape, data)| {
+            data.truncate(data.len() / shape[0] * (shape[0] - 1));
+            shape[0] -= 1;
+        }),
+    ];
+    for algo in ["lora", "loratucker", "loha", "lohatucker", "lokr4", "lokr8both", "lokrfull", "full"] {
+        let folder = two(algo);
+        let sound = read(&folder, "invert.safetensors");
+        for name in factors(&sound) {
+            for (says, damage) in damages {
+                let mut damaged = sound.clone();
+                damage(damaged.get_mut(&name).unwrap());
+                write(&folder, "invert.safetensors", &damaged);
+                fails(&folder, MERGE, 1, &["invert.safetensors: ", LAYER, says]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_alpha_that_is_no_finite_number_is_refused() {
+    for algo in ["lora", "loha", "lokr8both"] {
+        let folder = two(algo);
+        let sound = read(&folder, "invert.safetensors");
+        let alphas: [(&str, &[usize], &[f32]); 4] = [
+            ("alpha has 2 numbers", &[2], &[1.0, 1.0]),
+            ("alpha has 0 numbers", &[0], &[]),
+            ("alpha is NaN", &[], &[f32::NAN]),
+            ("alpha is inf", &[1], &[f32::INFINITY]),
+        ];
+        for (says, shape, numbers) in alphas {
+            let mut damaged = sound.clone();
+            let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            damaged.insert(format!("{LAYER}.alpha"), (Dtype::F32, shape.to_vec(), bytes));
+            write(&folder, "invert.safetensors", &damaged);
+            fails(&folder, MERGE, 1, &["invert.safetensors: ", LAYER, says]);
+        }
+    }
+}
+
+#[test]
+fn a_tensor_of_no_known_kind_is_refused_or_left_out_on_request() {
+    let folder = two("lora");
+    let mut tensors = read(&folder, "invert.safetensors");
+    let foreign = format!("{LAYER}.colour");
+    tensors.insert(foreign.clone(), (Dtype::U8, vec![1], vec![1]));
+    write(&folder, "invert.safetensors", &tensors);
+    fails(&folder, MERGE, 1, &["invert.safetensors: ", &foreign, "belongs to no adapter family"]);
+    let ran = done(&folder, &format!("{MERGE} --skip-unknown"));
+    assert!(ran.stderr.contains("Warning: left out: invert.safetensors: "), "{}", ran.stderr);
+    assert!(ran.stdout.contains(", 1 left out, "), "{}", ran.stdout);
+
+    write(&folder, "invert.safetensors", &Tensors::new());
+    fails(&folder, MERGE, 1, &["invert.safetensors: the file holds no adapter layers"]);
+}
+
+#[test]
+fn a_merge_that_fails_late_keeps_the_old_output() {
+    let folder = two("lora");
+    fs::write(folder.path().join("out.safetensors"), "precious").unwrap();
+    fs::write(folder.path().join("report.json"), "precious, too").unwrap();
+    let mut tensors = read(&folder, "invert.safetensors");
+    // Numbers are read layer by layer: by the last one, most of the output is written.
+    let (_, (_, _, data)) = tensors.iter_mut().rfind(|(name, _)| name.ends_with(".lora_up.weight")).unwrap();
+    data[..2].copy_from_slice(&[0x00, 0x7e]);
+    write(&folder, "invert.safetensors", &tensors);
+    for options in ["", "--space factor", "--quality compact", "--strategy smart_fusion"] {
+        let words = format!("{MERGE} --metadata report.json {options}");
+        fails(&folder, &words, 1, &["invert.safetensors: layer ", "not finite"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_merge_that_is_stopped_leaves_nothing_behind() {
+    use std::process::Stdio;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    for signal in ["-INT", "-TERM"] {
+        let folder = two("loha");
+        let before = content(&folder);
+        let mut slow = command(&folder, &format!("{MERGE} --format loha --rank 16"));
+        let mut child =
+            slow.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // The output is begun under another name once the work begins.
+        while names(&folder).len() == before.len() && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(5));
+        }
+        sleep(Duration::from_millis(200));
+        let kill = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        if output.status.success() {
+            // It was faster than the signal.
+            assert_eq!(names(&folder), ["invert.safetensors", "italic.safetensors", "out.safetensors"]);
+            assert!(!read(&folder, "out.safetensors").is_empty());
+        } else {
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            assert!(stderr.contains("Error: cancelled; nothing was written\n"), "{stderr}");
+            assert!(content(&folder) == before, "{:?}", names(&folder));
+        }
+    }
+}
