@@ -1,8 +1,8 @@
 //! The C ABI: what `include/lycomerge.h` declares, one file per type.
 //!
 //! Pointers and numbers come in, which may be anything; a status and handles go out. The one idea: an entry point
-//! is a thin sentence of checked words. [`guard`] is the boundary that no panic passes, [`handle`] the only place
-//! that turns a pointer into a reference, [`text`] the same for strings, and [`sized`] for structs that grow. An
+//! is a thin sentence of checked words. `guard` is the boundary that no panic passes, `handle` the only place
+//! that turns a pointer into a reference, `text` the same for strings, and `sized` for structs that grow. An
 //! entry point checks all that it was given, works, and writes its outputs last.
 //!
 //! The documentation of the items is the header's text, so it speaks C. A Rust program wants [`crate::Merge`].

@@ -150,8 +150,8 @@ impl<T: Real> Term<T> {
         }
     }
 
-    /// An upper bound on the rank, from the shapes alone: the rank at which [`to_product`](Self::to_product)
-    /// holds the term.
+    /// An upper bound on the rank, from the shapes alone: the rank of the product that holds
+    /// the term.
     pub fn rank(&self) -> usize {
         match self {
             Self::Plain(factor) => factor.rank(),

@@ -86,7 +86,7 @@ pub enum Form {
     Own,
     /// The best single Kronecker product; the rank is w2's.
     Lokr,
-    /// w1 = [[1]], w2 of low rank: holds any matrix.
+    /// w1 = `[[1]]`, w2 of low rank: holds any matrix.
     LokrUnit,
     /// Alternating least squares.
     Loha,

@@ -47,7 +47,7 @@ pub struct Options {
     pub rank: Option<usize>,
     /// The largest output, in bytes.
     pub max_size: Option<u64>,
-    /// LoKr's factor; 1 stores w1 = [[1]].
+    /// LoKr's factor; 1 stores w1 = `[[1]]`.
     pub factor: Option<usize>,
     /// Scale fits back to the true norm.
     pub match_norm: bool,
