@@ -322,9 +322,10 @@ mod tests {
                     (best - kept) < 1e-2 * (all - best) + 1e-9 * all,
                     "{m}x{n} rank {rank}: {kept} of {best}"
                 );
-                let us = Mat::from_fn(m, rank, |i, j| got.u[(i, j)] * got.sigma[j]);
-                let projected = product(matrix.as_ref(), got.v.as_ref());
-                assert!((&us - &projected).norm_l2() < 1e-3 * projected.norm_l2());
+                // What is stored is U Uᵀ A, whether or not the iteration has settled.
+                let projected = product(got.u.transpose(), matrix.as_ref());
+                let stored = Mat::from_fn(rank, n, |i, j| got.sigma[i] * got.v[(j, i)]);
+                assert!((&stored - &projected).norm_l2() < 1e-9 * projected.norm_l2());
             }
         }
     }
