@@ -159,7 +159,8 @@ fn an_adapter_merged_with_itself_is_twice_its_effect_at_the_same_rank() {
             let before = &original.layers()[id];
             assert_eq!(layer.family, before.family, "{name}: {id:?}");
             if layer.rank.is_some() {
-                assert_eq!(layer.rank, before.rank, "{name}: {id:?}");
+                // A factor wider than the matrix is long may shrink; none may grow.
+                assert!(layer.rank <= before.rank, "{name}: {id:?}");
             }
         }
     }
