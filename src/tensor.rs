@@ -173,6 +173,18 @@ impl TensorView<'_> {
     }
 }
 
+/// Whether every number is finite: a sum is finite only if its parts are, and it can be taken in any order.
+pub(crate) fn all_finite<T: Real>(numbers: &[T]) -> bool {
+    const LANES: usize = 16;
+    let zero = T::from_f64(0.0);
+    let mut sums = [zero; LANES];
+    let (blocks, rest) = numbers.as_chunks::<LANES>();
+    for block in blocks {
+        sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += *x * zero);
+    }
+    sums.iter().chain(rest).all(|x| (*x * zero).to_f64() == 0.0)
+}
+
 fn map<T, const N: usize>(data: &[u8], out: &mut Vec<T>, convert: impl Fn([u8; N]) -> T) {
     out.extend(data.as_chunks::<N>().0.iter().map(|bytes| convert(*bytes)));
 }

@@ -31,7 +31,7 @@ fn assert_deltas(adapter: &Path, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f
     let adapter = Adapter::open(adapter).unwrap();
     for (id, want) in truth {
         let layer = adapter.layers().get(id).unwrap_or_else(|| panic!("{id:?} is missing"));
-        let got = adapter.delta(id, layer).unwrap().to_full();
+        let got = adapter.delta::<f64>(id, layer).unwrap().to_full();
         assert_eq!(got.shape(), want.shape(), "{id:?}");
         let error = (&got - want).norm_l2() / want.norm_l2();
         assert!(error <= allowed, "{}: {id:?}: {error:e}", adapter.path().display());
@@ -98,7 +98,7 @@ fn the_published_test_vectors_hold() {
         let bytes = writer.finish(BTreeMap::new()).unwrap().0.into_inner();
         let adapter = Adapter::from_bytes("vector", bytes).unwrap();
         let (id, layer) = adapter.layers().iter().next().unwrap();
-        let delta = adapter.delta(id, layer).unwrap().to_full();
+        let delta = adapter.delta::<f64>(id, layer).unwrap().to_full();
         let name = &vector["name"];
         let close = |got: f64, want: &serde_json::Value| (got - want.as_f64().unwrap()).abs() < 2e-8;
         assert!(close(delta.sum(), &vector["sum"]), "{name}: {}", delta.sum());

@@ -8,7 +8,7 @@ use super::{Layer, NewTensor, Param, full, loha, lokr, lora, name, refused};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::file::SafeTensors;
-use crate::tensor::TensorView;
+use crate::tensor::{Real, TensorView};
 
 /// How a layer's delta is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,12 +42,20 @@ pub(super) struct Row {
     /// The other suffixes that it may have.
     pub(super) others: &'static [&'static str],
     pub(super) check: fn(&Members<'_>) -> Result<Checked>,
-    pub(super) delta: fn(&Members<'_>, &Layer) -> Result<Delta<f64>>,
 }
 
 impl Row {
     fn suffixes(&self) -> impl Iterator<Item = &'static str> {
         self.marks.iter().chain(self.others).copied()
+    }
+
+    fn delta<T: Real>(&self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+        match self.family {
+            Family::Lora => lora::delta(members, layer),
+            Family::Loha => loha::delta(members, layer),
+            Family::Lokr => lokr::delta(members, layer),
+            Family::Full | Family::Norm => full::delta(members, self.marks[0], layer),
+        }
     }
 }
 
@@ -66,11 +74,11 @@ impl Family {
         }
     }
 
-    pub(super) fn delta(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
+    pub(super) fn delta<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
         let row =
             ROWS.iter().find(|row| row.family == self && row.marks.iter().any(|mark| members.has(mark)));
         let row = row.ok_or_else(|| Error::internal("a layer without the tensors of its family"))?;
-        let delta = (row.delta)(members, layer)?;
+        let delta = row.delta(members, layer)?;
         debug_assert_eq!((delta.rows(), delta.cols()), (layer.shape.rows, layer.shape.cols));
         Ok(delta)
     }
@@ -83,7 +91,7 @@ impl std::fmt::Display for Family {
 }
 
 /// The delta of tensors that were made for a file: what a reader of that file will get.
-pub(crate) fn stored_delta(tensors: &[NewTensor]) -> Result<Delta<f64>> {
+pub(crate) fn stored_delta<T: Real>(tensors: &[NewTensor]) -> Result<Delta<T>> {
     let members: BTreeMap<_, _> = tensors
         .iter()
         .map(|t| (t.suffix, TensorView { dtype: t.dtype, shape: &t.shape, data: &t.data }))
@@ -93,7 +101,7 @@ pub(crate) fn stored_delta(tensors: &[NewTensor]) -> Result<Delta<f64>> {
     let row = row.ok_or_else(|| Error::format("the stored tensors make no layer"))?;
     let Checked { shape, scale, rank, .. } = (row.check)(&members)?;
     let layer = Layer { family: row.family, shape, scale, rank, numbers: 0, tensors: BTreeMap::new() };
-    (row.delta)(&members, &layer)
+    row.delta(&members, &layer)
 }
 
 /// Module and suffix of a tensor's name: the longest known suffix wins.

@@ -6,6 +6,7 @@ use super::shape::{Dims, WeightShape};
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::Result;
+use crate::tensor::Real;
 
 macro_rules! difference {
     ($name:ident, $family:ident, $param:ident, $suffix:literal) => {
@@ -15,7 +16,6 @@ macro_rules! difference {
             marks: &[$suffix],
             others: &[],
             check: |members| check(members, $suffix, Param::$param),
-            delta: |members, layer| delta(members, $suffix, layer),
         };
     };
 }
@@ -44,6 +44,6 @@ fn check(members: &Members<'_>, suffix: &str, param: Param) -> Result<Checked> {
     Ok(Checked { shape, scale: 1.0, rank: None, warning: None })
 }
 
-fn delta(members: &Members<'_>, suffix: &str, layer: &Layer) -> Result<Delta<f64>> {
+pub(super) fn delta<T: Real>(members: &Members<'_>, suffix: &str, layer: &Layer) -> Result<Delta<T>> {
     Ok(Delta::of(layer.scale, Term::Plain(Factor::Full(members.matrix(suffix, layer.shape.rows)?))))
 }

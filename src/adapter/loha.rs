@@ -10,6 +10,7 @@ use super::shape::{Dims, WeightShape};
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Hadamard, Term};
 use crate::error::{Error, Result};
+use crate::tensor::Real;
 
 /// One half of the product: the names of its factors and of its core.
 struct Half {
@@ -27,7 +28,6 @@ pub(super) static ROW: Row = Row {
     marks: &[FIRST.a, FIRST.b, SECOND.a, SECOND.b],
     others: &[FIRST.core, SECOND.core, ".alpha"],
     check,
-    delta,
 };
 
 fn check(members: &Members<'_>) -> Result<Checked> {
@@ -62,8 +62,8 @@ fn half_shape(members: &Members<'_>, half: &Half) -> Result<WeightShape> {
     Ok(WeightShape::new(a_rows, cols, dims))
 }
 
-fn delta(members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
-    let half = |half: &Half| -> Result<Factor<f64>> {
+pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+    let half = |half: &Half| -> Result<Factor<T>> {
         let a = members.matrix(half.a, members.flat(half.a)?.0)?;
         let b = members.matrix(half.b, members.flat(half.b)?.0)?;
         Ok(match members.has(half.core) {

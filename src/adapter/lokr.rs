@@ -11,6 +11,7 @@ use super::shape::{Dims, WeightShape};
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Kron, Term};
 use crate::error::{Error, Result};
+use crate::tensor::Real;
 
 const W1: &str = ".lokr_w1";
 const W1_A: &str = ".lokr_w1_a";
@@ -26,7 +27,6 @@ pub(super) static ROW: Row = Row {
     marks: &[W1, W1_A, W1_B, W2, W2_A, W2_B],
     others: &[T2, ".alpha"],
     check,
-    delta,
 };
 
 /// A factor's shape, the rank it is stored at (none: whole), and what it says of the kernel.
@@ -91,7 +91,7 @@ fn check(members: &Members<'_>) -> Result<Checked> {
     Ok(Checked { shape: WeightShape::new(rows, cols, w2.dims), scale, rank, warning })
 }
 
-fn delta(members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
+pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
     let matrix = |suffix: &str| members.matrix(suffix, members.flat(suffix)?.0);
     let product = |a: &str, b: &str| Ok(Factor::Product { left: matrix(a)?, right: matrix(b)? });
     let a = if members.has(W1) { Factor::Full(matrix(W1)?) } else { product(W1_A, W1_B)? };

@@ -12,7 +12,7 @@ use super::shape::{Dims, WeightShape};
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, Real};
 
 const UP: &str = ".lora_up.weight";
 const DOWN: &str = ".lora_down.weight";
@@ -27,7 +27,6 @@ pub(super) static ROW: Row = Row {
     marks: &[UP, DOWN],
     others: &[MID, ".alpha", INDICES, VALUES, SIZE],
     check,
-    delta,
 };
 
 fn check(members: &Members<'_>) -> Result<Checked> {
@@ -49,13 +48,13 @@ fn check(members: &Members<'_>) -> Result<Checked> {
         }
     };
     if [INDICES, VALUES, SIZE].iter().any(|suffix| members.has(suffix)) {
-        sparse(members, &shape)?;
+        sparse::<f32>(members, &shape)?;
     }
     let (scale, warning) = members.scale(rank)?;
     Ok(Checked { shape, scale, rank: Some(rank), warning })
 }
 
-fn delta(members: &Members<'_>, layer: &Layer) -> Result<Delta<f64>> {
+pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
     let rank = members.flat(DOWN)?.0;
     let left = members.matrix(UP, layer.shape.rows)?;
     let down = members.matrix(DOWN, rank)?;
@@ -78,16 +77,17 @@ pub(super) fn tucker_kernel(members: &Members<'_>, core: &str, i: usize, j: usiz
 }
 
 /// right[i, c, κ] = Σⱼ core[i, j, κ] · down[j, c], so that a Tucker product becomes a plain one, exactly.
-pub(super) fn fold_tucker(core: &Mat<f64>, down: &Mat<f64>) -> Mat<f64> {
+pub(super) fn fold_tucker<T: Real>(core: &Mat<T>, down: &Mat<T>) -> Mat<T> {
     let (inner, inputs) = down.shape();
     let kernel = core.ncols() / inner;
     Mat::from_fn(core.nrows(), inputs * kernel, |i, column| {
         let (c, k) = (column / kernel, column % kernel);
-        (0..inner).map(|j| core[(i, j * kernel + k)] * down[(j, c)]).sum()
+        let sum = (0..inner).map(|j| core[(i, j * kernel + k)].to_f64() * down[(j, c)].to_f64()).sum();
+        T::from_f64(sum)
     })
 }
 
-fn sparse(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<f64>> {
+fn sparse<T: Real>(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<T>> {
     let integers = |suffix: &str| -> Result<Vec<usize>> {
         let view =
             members.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
@@ -105,7 +105,7 @@ fn sparse(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<f64>> {
             shape.rows, shape.cols
         )));
     }
-    let values: Vec<f64> = members.factor(VALUES)?.to_reals();
+    let values: Vec<T> = members.factor(VALUES)?.to_reals();
     check_finite(VALUES, &values)?;
     let indices = integers(INDICES)?;
     if indices.len() != 2 * values.len() {

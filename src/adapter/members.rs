@@ -6,7 +6,7 @@ use faer::Mat;
 
 use crate::compute::linalg::from_row_major;
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, TensorView};
+use crate::tensor::{Dtype, Real, TensorView, all_finite};
 
 /// The tensors of one layer, by suffix.
 #[derive(Debug)]
@@ -65,9 +65,9 @@ impl<'a> Members<'a> {
     ///
     /// # Errors
     /// A number that is not finite.
-    pub(super) fn matrix(&self, suffix: &str, rows: usize) -> Result<Mat<f64>> {
+    pub(super) fn matrix<T: Real>(&self, suffix: &str, rows: usize) -> Result<Mat<T>> {
         let view = self.factor(suffix)?;
-        let numbers: Vec<f64> = view.to_reals();
+        let numbers: Vec<T> = view.to_reals();
         check_finite(suffix, &numbers)?;
         Ok(from_row_major(&numbers, rows))
     }
@@ -94,11 +94,10 @@ impl<'a> Members<'a> {
     }
 }
 
-pub(super) fn check_finite(suffix: &str, numbers: &[f64]) -> Result<()> {
-    // A sum is finite only if its parts are, and can be added in any order.
-    if numbers.iter().map(|x| x * 0.0).sum::<f64>() == 0.0 {
+pub(super) fn check_finite<T: Real>(suffix: &str, numbers: &[T]) -> Result<()> {
+    if all_finite(numbers) {
         return Ok(());
     }
-    let bad = numbers.iter().filter(|x| !x.is_finite()).count();
+    let bad = numbers.iter().filter(|x| !x.to_f64().is_finite()).count();
     Err(Error::value(format!("'{suffix}' holds {bad} of {} numbers that are not finite", numbers.len())))
 }

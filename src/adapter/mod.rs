@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::file::SafeTensors;
-use crate::tensor::{Dtype, TensorView};
+use crate::tensor::{Dtype, Real, TensorView};
 
 pub use family::Family;
 pub(crate) use family::stored_delta;
@@ -205,11 +205,11 @@ impl Adapter {
         Members::new(layer.tensors.iter().filter_map(view).collect())
     }
 
-    /// The delta of a layer, in float64.
+    /// The delta of a layer; float32 holds every stored number but a float64 one exactly.
     ///
     /// # Errors
     /// A stored number that is not finite.
-    pub fn delta(&self, id: &LayerId, layer: &Layer) -> Result<Delta<f64>> {
+    pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
         layer
             .family
             .delta(&self.members(layer), layer)

@@ -119,7 +119,7 @@ fn blocks(adapter: &Adapter) -> lycomerge::Result<(f64, Vec<Block>)> {
     let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
     let squares: Vec<(&LayerId, f64)> = layers
         .par_iter()
-        .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta(id, layer)?).powi(2))))
+        .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))))
         .collect::<lycomerge::Result<_>>()?;
     let mut sums: BTreeMap<_, (usize, f64)> = BTreeMap::new();
     for (id, square) in &squares {

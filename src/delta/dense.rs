@@ -7,7 +7,7 @@ use std::ops::Range;
 use faer::{Mat, MatMut, MatRef};
 
 use super::{Delta, Factor, Term};
-use crate::compute::linalg::add_product;
+use crate::compute::linalg::{add_product, row_major};
 use crate::tensor::Real;
 
 /// Entries in a tile: 1 MiB of f32, which stays in a core's own cache.
@@ -32,9 +32,8 @@ impl<'a, T: Real> Rows<'a, T> {
         let ready = |term: &'a Term<T>| match term {
             Term::Plain(factor) => Ready::Plain(factor),
             Term::Kron(kron) => {
-                let b = full(&kron.b);
-                let row_major = (0..b.nrows()).flat_map(|i| b.row(i).iter().copied().collect::<Vec<_>>());
-                Ready::Kron(full(&kron.a), row_major.collect(), b.nrows())
+                let b = kron.b.full();
+                Ready::Kron(kron.a.full(), row_major(&b), b.nrows())
             }
             Term::Hadamard(hadamard) => Ready::Hadamard(&hadamard.first, &hadamard.second),
         };
@@ -81,13 +80,6 @@ impl<'a, T: Real> Rows<'a, T> {
             self.write(range, tile);
             use_tile(tile);
         }
-    }
-}
-
-fn full<T: Real>(factor: &Factor<T>) -> Cow<'_, Mat<T>> {
-    match factor {
-        Factor::Full(matrix) => Cow::Borrowed(matrix),
-        Factor::Product { .. } => Cow::Owned(factor.to_full()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A whole delta lifted to one product U V: every family is a sum of products after expansion.
 
-use faer::Mat;
+use faer::{Mat, Scale};
 
 use super::Delta;
 use crate::tensor::Real;
@@ -13,15 +13,12 @@ impl<T: Real> Delta<T> {
         let (mut u, mut v) = (Mat::zeros(self.rows(), rank), Mat::zeros(rank, self.cols()));
         let mut at = 0;
         for (scale, term) in self.terms() {
-            let (left, right) = term.to_product();
+            let (left, right) = term.product();
             let width = left.ncols();
-            let scale = T::from_f64(*scale);
-            for j in 0..width {
-                for i in 0..left.nrows() {
-                    u[(i, at + j)] = scale * left[(i, j)];
-                }
-            }
-            v.get_mut(at..at + width, ..).copy_from(&right);
+            let mut own = u.get_mut(.., at..at + width);
+            own.copy_from(left.as_ref());
+            own *= Scale(T::from_f64(*scale));
+            v.get_mut(at..at + width, ..).copy_from(right.as_ref());
             at += width;
         }
         (u, v)

@@ -9,14 +9,16 @@ pub mod core;
 pub mod dense;
 pub mod gram;
 mod hadamard;
+pub mod joint;
 mod kron;
 mod lowrank;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use faer::{Mat, MatRef};
 
-use crate::compute::linalg::product;
+use crate::compute::linalg::{product, same};
 use crate::tensor::Real;
 
 pub use hadamard::Hadamard;
@@ -39,8 +41,6 @@ pub enum Factor<T> {
 /// Equal as stored: the same matrix factored differently is another factor.
 impl<T: Real> PartialEq for Factor<T> {
     fn eq(&self, other: &Self) -> bool {
-        // faer compares only matrices of one shape.
-        let same = |x: &Mat<T>, y: &Mat<T>| x.shape() == y.shape() && x == y;
         match (self, other) {
             (Self::Full(x), Self::Full(y)) => same(x, y),
             (Self::Product { left: a, right: b }, Self::Product { left: c, right: d }) => {
@@ -106,21 +106,32 @@ impl<T: Real> Factor<T> {
 
     /// The matrix itself.
     pub fn to_full(&self) -> Mat<T> {
+        self.full().into_owned()
+    }
+
+    /// The matrix itself, borrowed where it is held whole.
+    pub(crate) fn full(&self) -> Cow<'_, Mat<T>> {
         match self {
-            Self::Full(matrix) => matrix.clone(),
-            Self::Product { left, right } => product(left.as_ref(), right.as_ref()),
+            Self::Full(matrix) => Cow::Borrowed(matrix),
+            Self::Product { left, right } => Cow::Owned(product(left.as_ref(), right.as_ref())),
         }
     }
 
     /// The matrix as a product of [`rank`](Self::rank) columns and rows.
     pub(crate) fn to_product(&self) -> (Mat<T>, Mat<T>) {
+        let (left, right) = self.product();
+        (left.into_owned(), right.into_owned())
+    }
+
+    /// The same, borrowed where it is held so.
+    pub(crate) fn product(&self) -> (Cow<'_, Mat<T>>, Cow<'_, Mat<T>>) {
         match self {
             Self::Product { left, right } if left.ncols() <= self.rows().min(self.cols()) => {
-                (left.clone(), right.clone())
+                (Cow::Borrowed(left), Cow::Borrowed(right))
             }
             _ => {
-                let full = self.to_full();
-                let identity = Mat::identity(self.rank(), self.rank());
+                let full = self.full();
+                let identity = Cow::Owned(Mat::identity(self.rank(), self.rank()));
                 if full.nrows() <= full.ncols() { (identity, full) } else { (full, identity) }
             }
         }
@@ -136,7 +147,8 @@ impl<T: Real> Factor<T> {
     }
 }
 
-fn cast<T: Real, U: Real>(matrix: MatRef<'_, T>) -> Mat<U> {
+/// The same numbers in another type.
+pub(crate) fn cast<T: Real, U: Real>(matrix: MatRef<'_, T>) -> Mat<U> {
     Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| U::from_f64(matrix[(i, j)].to_f64()))
 }
 
@@ -170,11 +182,12 @@ impl<T: Real> Term<T> {
     }
 
     /// The term as U V with [`rank`](Self::rank) columns and rows, exactly.
-    pub(crate) fn to_product(&self) -> (Mat<T>, Mat<T>) {
+    pub(crate) fn product(&self) -> (Cow<'_, Mat<T>>, Cow<'_, Mat<T>>) {
+        let owned = |(left, right)| (Cow::Owned(left), Cow::Owned(right));
         match self {
-            Self::Plain(factor) => factor.to_product(),
-            Self::Kron(kron) => kron.to_product(),
-            Self::Hadamard(hadamard) => hadamard.to_product(),
+            Self::Plain(factor) => factor.product(),
+            Self::Kron(kron) => owned(kron.to_product()),
+            Self::Hadamard(hadamard) => owned(hadamard.to_product()),
         }
     }
 

@@ -1,11 +1,13 @@
 //! How far stored tensors are from the merge that they stand for.
 //!
-//! e = ‖stored − true‖ / ‖true‖ in float64, with `stored` what a reader of the file gets, after rounding. The
-//! inner products of the factors give e² down to about 1e-11 of the norms' own size; below that the difference
-//! itself is reduced to its core by QR.
+//! e = ‖stored − true‖ / ‖true‖ with `stored` what a reader of the file gets, after rounding. The inner products of
+//! the factors give e² down to some roundoffs of what they add up: those of float32 where the error is a percent or
+//! more, those of float64 down to about 1e-7. Below that the difference itself is reduced to its core.
 
+use crate::delta::Delta;
 use crate::delta::core::Core;
-use crate::delta::{Delta, gram};
+use crate::delta::joint::Joint;
+use crate::tensor::Real;
 
 /// One layer's certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -20,18 +22,21 @@ pub struct Certificate {
 
 impl Certificate {
     /// Compares what is stored with what should be.
-    pub fn of(stored: &Delta<f64>, truth: &Delta<f64>) -> Self {
-        const LOST: f64 = 1e-11;
-        let [stored_squared, inner, true_squared] = gram::pair(stored, truth);
-        let squared = stored_squared - 2.0 * inner + true_squared;
-        let distance = if squared > LOST * (stored_squared + true_squared) {
-            squared.sqrt()
+    pub fn of<T: Real>(stored: &Delta<T>, truth: &Joint<'_, T>) -> Self {
+        /// So many roundoffs of the summands are at most 1 % of e².
+        const LOST: f64 = 300.0;
+        let joint = Joint::new(stored);
+        let squared = joint.squared() + joint.inner(truth) * -2.0 + truth.squared();
+        let distance = if squared.value > LOST * T::ROUNDOFF * squared.gross {
+            squared.value.sqrt()
+        } else if T::ROUNDOFF > f64::ROUNDOFF {
+            return Self::of(&stored.cast::<f64>(), &Joint::new(&truth.delta().cast()));
         } else {
-            let mut difference = truth.clone();
+            let mut difference = truth.delta().clone();
             difference.add_scaled(-1.0, stored);
-            if difference.is_zero() { 0.0 } else { Core::of(&difference).matrix.norm_l2() }
+            if difference.is_zero() { 0.0 } else { Core::of(&difference).matrix.norm_l2().to_f64() }
         };
-        Self { distance, norm: true_squared.max(0.0).sqrt(), stored_norm: stored_squared.max(0.0).sqrt() }
+        Self { distance, norm: truth.norm(), stored_norm: joint.norm() }
     }
 
     /// ‖stored − true‖ / ‖true‖

@@ -42,7 +42,7 @@ impl<T: Real> Fitter<'_, T> {
     /// orthogonal to the strongest term is within reach of the tolerance.
     pub(super) fn may_be_one_loha(&self, bound: Bound) -> bool {
         let terms: Vec<_> =
-            self.exact.terms().iter().map(|(scale, term)| Delta::of(*scale, Term::clone(term))).collect();
+            self.delta.terms().iter().map(|(scale, term)| Delta::of(*scale, Term::clone(term))).collect();
         let inner = gram::gram(&terms.iter().collect::<Vec<_>>());
         let n = terms.len();
         let strongest = (0..n).max_by(|&i, &j| inner[(i, i)].total_cmp(&inner[(j, j)])).unwrap_or(0);
@@ -126,7 +126,7 @@ fn starts<T: Real>(delta: &Delta<T>, target: &Mat<T>, rank: usize) -> Result<Vec
         let entry = |x: f64| if signed { x.signum() * x.abs().sqrt() } else { x.abs().sqrt() };
         let matrix =
             Mat::from_fn(target.nrows(), target.ncols(), |i, j| T::from_f64(entry(target[(i, j)].to_f64())));
-        let svd = leading_svd(matrix.as_ref(), rank)?;
+        let svd = leading_svd(matrix.as_ref(), rank, |_| None)?;
         let half = |vectors: MatRef<'_, T>| {
             Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * T::from_f64(svd.sigma[j].sqrt()))
         };

@@ -10,10 +10,11 @@ use faer::Mat;
 
 use super::budget::{Bound, Curve, Point, tails};
 use super::{Fitter, Form};
-use crate::compute::linalg::{Svd, independent, product, svd, symmetric_eigen};
-use crate::delta::core::{Core, common_split};
+use crate::compute::linalg::{Svd, dot, product, symmetric_eigen};
+use crate::delta::core::Core;
 use crate::delta::dense::Rows;
-use crate::delta::{Delta, Factor, Kron, Split, Term, gram};
+use crate::delta::joint::{Joint, Stack};
+use crate::delta::{Delta, Factor, Kron, Split, Term, cast, gram};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
@@ -22,18 +23,27 @@ pub(super) struct Nearest<T: Real> {
     split: Split,
     a: Mat<T>,
     b: Delta<T>,
+    /// Whether B is one product that no smaller one equals: its spectrum need not be known to store all of it.
+    irreducible: bool,
     spectrum: OnceCell<(Core<T>, Svd<T>)>,
     /// Relative error with the whole of B.
     error: f64,
 }
 
 /// The split of the Kronecker term with the largest norm.
-pub(super) fn strongest_split(delta: &Delta<f64>) -> Option<Split> {
-    let norm = |(scale, term): &(f64, std::sync::Arc<Term<f64>>)| match &**term {
-        Term::Kron(kron) => Some((gram::norm(&Delta::of(*scale, Term::clone(term))), kron.split())),
-        _ => None,
-    };
-    delta.terms().iter().filter_map(norm).max_by(|x, y| x.0.total_cmp(&y.0)).map(|(_, split)| split)
+pub(super) fn strongest_split<T: Real>(delta: &Delta<T>) -> Option<Split> {
+    let mut krons: Vec<(f64, &Kron<T>)> = Vec::new();
+    for (scale, term) in delta.terms() {
+        if let Term::Kron(kron) = &**term {
+            krons.push((*scale, kron));
+        }
+    }
+    let first = krons.first()?.1.split();
+    if krons.iter().all(|(_, kron)| kron.split() == first) {
+        return Some(first);
+    }
+    let norm = |(scale, kron): &(f64, &Kron<T>)| gram::norm(&Delta::of(*scale, Term::Kron(Kron::clone(kron))));
+    krons.iter().max_by(|x, y| norm(x).total_cmp(&norm(y))).map(|(_, kron)| kron.split())
 }
 
 impl<T: Real> Fitter<'_, T> {
@@ -42,7 +52,10 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(nearest);
         }
         let split = self.split().ok_or_else(|| Error::internal("a Kronecker fit without a split"))?;
-        let nearest = Nearest::of(self.delta, self.exact, split)?;
+        let nearest = match self.joint.cancels() {
+            true => Nearest::of(&Joint::new(&self.delta.cast::<f64>()), split)?.cast(),
+            false => Nearest::of(self.joint, split)?,
+        };
         Ok(self.nearest_kron.get_or_init(|| nearest))
     }
 
@@ -51,10 +64,8 @@ impl<T: Real> Fitter<'_, T> {
         let nearest = self.nearest_kron()?;
         let Split { a, c, b, d } = nearest.split;
         let point = |rank, error| Point { rank, error, numbers: a * c + product_numbers(rank, b, d) };
-        if let Some(rank) =
-            nearest.irreducible_rank().filter(|_| bound.tolerance == 0.0 && bound.rank.is_none())
-        {
-            return Ok(Curve::single(Form::Lokr, point(rank, nearest.error)));
+        if nearest.irreducible && bound.tolerance == 0.0 && bound.rank.is_none() {
+            return Ok(Curve::single(Form::Lokr, point(nearest.b.lifted_rank(), nearest.error)));
         }
         let kept = 1.0 - nearest.error.powi(2);
         let tails = tails(&nearest.spectrum()?.1.sigma).into_iter().enumerate();
@@ -70,12 +81,35 @@ pub(super) fn product_numbers(rank: usize, b: usize, d: usize) -> usize {
 }
 
 impl<T: Real> Nearest<T> {
-    fn of(delta: &Delta<T>, exact: &Delta<f64>, split: Split) -> Result<Self> {
-        let (a, b, error) = match (common_split(exact), common_split(delta)) {
-            (Some((common, exact)), Some((_, krons))) if common == split => of_one_split(&exact, &krons)?,
-            _ => of_entries(delta, split)?,
+    fn of(joint: &Joint<'_, T>, split: Split) -> Result<Self> {
+        if let Some(stack) = joint.stack().filter(|stack| stack.split == split) {
+            let outer: Vec<_> = stack.terms.iter().map(|term| (term.scale, &*term.outer)).collect();
+            let inner = |i: usize, j: usize| {
+                let (i, j) = (&stack.terms[i], &stack.terms[j]);
+                let left = Stack::block(stack.inner.left_gram(), i, j);
+                dot(left, Stack::block(stack.inner.right_gram(), i, j)).0
+            };
+            let (a, weights, error) = of_terms(&outer, &square(outer.len(), inner))?;
+            let b = Delta::of(1.0, Term::Plain(stack.mix(&weights)));
+            let irreducible = !b.is_dense() && stack.inner.is_irreducible();
+            return Ok(Self { split, a, b, irreducible, spectrum: OnceCell::new(), error });
+        }
+        let (a, b, error) = match common_split(joint.delta()) {
+            Some((common, krons)) if common == split => of_krons(&krons)?,
+            _ => of_entries(joint.delta(), split)?,
         };
-        Ok(Self { split, a, b, spectrum: OnceCell::new(), error })
+        Ok(Self { split, a, b, irreducible: false, spectrum: OnceCell::new(), error })
+    }
+
+    fn cast<U: Real>(&self) -> Nearest<U> {
+        Nearest {
+            split: self.split,
+            a: cast(self.a.as_ref()),
+            b: self.b.cast(),
+            irreducible: self.irreducible,
+            spectrum: OnceCell::new(),
+            error: self.error,
+        }
     }
 
     fn spectrum(&self) -> Result<&(Core<T>, Svd<T>)> {
@@ -83,84 +117,85 @@ impl<T: Real> Nearest<T> {
             return Ok(spectrum);
         }
         let core = Core::of(&self.b);
-        let svd = svd(core.matrix.as_ref())?;
+        let svd = core.svd()?;
         Ok(self.spectrum.get_or_init(|| (core, svd)))
-    }
-
-    /// The rank of B where its factors, side by side, are plainly of full rank: no other product is smaller then,
-    /// and its spectrum need not be known to store all of it.
-    fn irreducible_rank(&self) -> Option<usize> {
-        let thin = |term: &Term<T>| matches!(term, Term::Plain(Factor::Product { .. }));
-        if self.b.is_dense() || !self.b.terms().iter().all(|(_, term)| thin(term)) {
-            return None;
-        }
-        let (left, right) = self.b.to_product();
-        (independent(left.as_ref()) && independent(right.transpose())).then_some(left.ncols())
     }
 
     /// The product with w2 cut to `rank`.
     pub(super) fn at_rank(&self, rank: usize) -> Result<Kron<T>> {
         let Split { b, d, .. } = self.split;
-        let whole = match self.spectrum.get() {
-            None => true,
-            Some((_, svd)) => rank * 2 >= b.max(d) && rank >= svd.sigma.len(),
-        };
-        let b = if whole && self.spectrum.get().is_none() && !self.b.is_dense() {
-            let (left, right) = self.b.to_product();
-            Factor::Product { left, right }
-        } else if whole {
-            Factor::Full(self.b.to_full())
-        } else {
-            let (core, svd) = self.spectrum()?;
-            core.truncated(svd, rank)
+        let b = match (self.spectrum.get(), self.b.terms()) {
+            (None, [(_, term)]) if self.irreducible => match &**term {
+                Term::Plain(factor) => factor.clone(),
+                _ => unreachable!("w2 is a matrix"),
+            },
+            (Some((core, svd)), _) if rank * 2 < b.max(d) || rank < svd.sigma.len() => core.truncated(svd, rank),
+            _ => Factor::Full(self.b.to_full()),
         };
         Ok(Kron { a: Factor::Full(self.a.clone()), b })
     }
 }
 
-/// A with unit norm, B, and the relative error, from the factors of terms of the same split.
+/// The symmetric matrix with these entries.
+fn square(k: usize, entry: impl Fn(usize, usize) -> f64) -> Mat<f64> {
+    let mut out = Mat::zeros(k, k);
+    for i in 0..k {
+        for j in 0..=i {
+            let value = entry(i, j);
+            (out[(i, j)], out[(j, i)]) = (value, value);
+        }
+    }
+    out
+}
+
+/// A with unit norm, the weights of B = Σ wᵢ Bᵢ, and the relative error, from Aᵢ with their coefficients and the
+/// inner products of the Bᵢ.
 ///
 /// With X = [cᵢ vec Aᵢ] and Y = [vec Bᵢ] the squared singular values of X Yᵀ are the eigenvalues of Sᵀ XᵀX S, where
-/// YᵀY = S Sᵀ. Float64 Gram matrices are enough: an error of 1e-8 in A moves the optimum by its square.
-fn of_one_split<T: Real>(
-    exact: &[(f64, &Kron<f64>)],
-    krons: &[(f64, &Kron<T>)],
-) -> Result<(Mat<T>, Delta<T>, f64)> {
-    let k = exact.len();
-    let gram = |of: &dyn Fn(usize, usize) -> f64| {
-        let mut out = Mat::zeros(k, k);
-        for i in 0..k {
-            for j in 0..=i {
-                let value = of(i, j);
-                (out[(i, j)], out[(j, i)]) = (value, value);
-            }
-        }
-        out
-    };
-    let outer = gram(&|i, j| exact[i].0 * exact[j].0 * gram::plain_plain(&exact[i].1.a, &exact[j].1.a));
-    let inner = gram(&|i, j| gram::plain_plain(&exact[i].1.b, &exact[j].1.b));
+/// YᵀY = S Sᵀ. Gram matrices are enough where the terms don't cancel: an error of 1e-6 in A moves the optimum by
+/// its square.
+fn of_terms<T: Real>(outer: &[(f64, &Mat<T>)], inner: &Mat<f64>) -> Result<(Mat<T>, Vec<f64>, f64)> {
+    let k = outer.len();
+    let outers =
+        square(k, |i, j| outer[i].0 * outer[j].0 * dot(outer[i].1.as_ref(), outer[j].1.as_ref()).0);
     let (values, vectors) = symmetric_eigen(inner.as_ref())?;
     let root = Mat::from_fn(k, k, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
-    let core = product(root.transpose(), product(outer.as_ref(), root.as_ref()).as_ref());
+    let core = product(root.transpose(), product(outers.as_ref(), root.as_ref()).as_ref());
     let (squares, mixes) = symmetric_eigen(core.as_ref())?;
     let mix = product(root.as_ref(), mixes.get(.., k - 1..));
     let total: f64 = squares.iter().sum();
     let error = (squares[..k - 1].iter().sum::<f64>() / total).max(0.0).sqrt();
 
-    let split = exact[0].1.split();
-    let mut a = Mat::<f64>::zeros(split.a, split.c);
-    for (i, (scale, kron)) in exact.iter().enumerate() {
-        a += kron.a.to_full() * faer::Scale(scale * mix[(i, 0)]);
+    let mut a = Mat::<f64>::zeros(outer[0].1.nrows(), outer[0].1.ncols());
+    for (i, (scale, outer)) in outer.iter().enumerate() {
+        a += cast::<T, f64>(outer.as_ref()) * faer::Scale(scale * mix[(i, 0)]);
     }
     let a = &a * faer::Scale(1.0 / a.norm_l2());
     // B = R(ΔW)ᵀ vec(A) = Σ cᵢ ⟨Aᵢ, A⟩ Bᵢ: no inverse, so parallel terms do no harm.
-    let mut sum = Delta::zero(split.b, split.d);
-    let whole = Factor::Full(a.clone());
-    for ((scale, outer), (_, kron)) in exact.iter().zip(krons) {
-        let weight = scale * gram::plain_plain(&outer.a, &whole);
-        sum.add_scaled(1.0, &Delta::of(weight, Term::Plain(kron.b.clone())));
+    let weight = |(scale, outer): &(f64, &Mat<T>)| scale * dot(cast(outer.as_ref()).as_ref(), a.as_ref()).0;
+    Ok((cast(a.as_ref()), outer.iter().map(weight).collect(), error))
+}
+
+/// The same for Kronecker products of one split of any inner factors.
+fn of_krons<T: Real>(krons: &[(f64, &Kron<T>)]) -> Result<(Mat<T>, Delta<T>, f64)> {
+    let inner: Vec<_> = krons.iter().map(|(_, kron)| Delta::of(1.0, Term::Plain(kron.b.clone()))).collect();
+    let outer: Vec<_> = krons.iter().map(|(scale, kron)| (*scale, kron.a.full())).collect();
+    let outer: Vec<_> = outer.iter().map(|(scale, outer)| (*scale, &**outer)).collect();
+    let (a, weights, error) = of_terms(&outer, &gram::gram(&inner.iter().collect::<Vec<_>>()))?;
+    let mut b = Delta::zero(inner[0].rows(), inner[0].cols());
+    inner.iter().zip(weights).for_each(|(inner, weight)| b.add_scaled(weight, inner));
+    Ok((a, b, error))
+}
+
+/// The split that all terms share, and the terms, if all are Kronecker products of one split.
+pub(super) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, Vec<(f64, &Kron<T>)>)> {
+    let mut krons = Vec::with_capacity(delta.terms().len());
+    for (scale, term) in delta.terms() {
+        let Term::Kron(kron) = &**term else { return None };
+        krons.push((*scale, kron));
     }
-    Ok((Mat::from_fn(split.a, split.c, |i, j| T::from_f64(a[(i, j)])), sum, error))
+    let split = krons.first()?.1.split();
+    krons.iter().all(|(_, kron)| kron.split() == split).then_some((split, krons))
 }
 
 /// The same from the entries of any delta: the leading eigenvector of the smaller Gram matrix of R(ΔW).
@@ -180,7 +215,7 @@ fn of_entries<T: Real>(delta: &Delta<T>, split: Split) -> Result<(Mat<T>, Delta<
     let wide = a * c <= b * d;
     let side = if wide { blocks.as_ref() } else { blocks.transpose() };
     let gram = product(side, side.transpose());
-    let gram = Mat::from_fn(gram.nrows(), gram.ncols(), |i, j| gram[(i, j)].to_f64());
+    let gram = cast::<T, f64>(gram.as_ref());
     let (values, vectors) = symmetric_eigen(gram.as_ref())?;
     let last = values.len() - 1;
     let total: f64 = values.iter().sum();

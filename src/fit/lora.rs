@@ -3,7 +3,7 @@
 use super::budget::{Bound, Curve, Point};
 use super::lokr::product_numbers;
 use super::{Fitter, Form};
-use crate::compute::linalg::{Svd, leading_svd, singular_values, svd};
+use crate::compute::linalg::Svd;
 use crate::delta::Factor;
 use crate::delta::core::Core;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::tensor::Real;
 
 impl<T: Real> Fitter<'_, T> {
     fn core(&self) -> &Core<T> {
-        self.core.get_or_init(|| Core::of(self.delta))
+        self.core.get_or_init(|| Core::of_joint(self.joint))
     }
 
     /// Size against error by rank. A rank that is given and isn't to be judged needs no spectrum.
@@ -23,7 +23,7 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(Curve::single(form, Point { rank, error: 0.0, numbers: rank * side }));
         }
         let sigma = match bound.values_only {
-            true => singular_values(self.core().matrix.as_ref())?,
+            true => self.core().spectrum()?,
             false => self.svd()?.sigma.clone(),
         };
         let Self { shape, .. } = self;
@@ -37,7 +37,7 @@ impl<T: Real> Fitter<'_, T> {
         if let Some(svd) = self.svd.get() {
             return Ok(svd);
         }
-        let whole = svd(self.core().matrix.as_ref())?;
+        let whole = self.core().svd()?;
         Ok(self.svd.get_or_init(|| whole))
     }
 
@@ -47,7 +47,7 @@ impl<T: Real> Fitter<'_, T> {
         let svd = match self.svd.get() {
             Some(svd) => svd,
             None => {
-                made = leading_svd(self.core().matrix.as_ref(), rank)?;
+                made = self.core().leading(rank)?;
                 &made
             }
         };

@@ -18,6 +18,7 @@ use faer::Mat;
 use crate::adapter::{Dims, WeightShape, lokr_split};
 use crate::compute::linalg::Svd;
 use crate::delta::core::Core;
+use crate::delta::joint::Joint;
 use crate::delta::{Delta, Factor, Hadamard, Kron, Term, gram};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real};
@@ -107,12 +108,10 @@ pub struct Choice {
 
 /// The fits of one layer's merged delta.
 pub struct Fitter<'a, T: Real> {
+    joint: &'a Joint<'a, T>,
     delta: &'a Delta<T>,
-    /// The same in float64, for norms.
-    exact: &'a Delta<f64>,
     shape: &'a WeightShape,
     options: &'a FitOptions,
-    norm: OnceCell<f64>,
     core: OnceCell<Core<T>>,
     svd: OnceCell<Svd<T>>,
     nearest_kron: OnceCell<lokr::Nearest<T>>,
@@ -120,19 +119,13 @@ pub struct Fitter<'a, T: Real> {
 }
 
 impl<'a, T: Real> Fitter<'a, T> {
-    /// For one layer; `exact` is `delta` in float64.
-    pub fn new(
-        delta: &'a Delta<T>,
-        exact: &'a Delta<f64>,
-        shape: &'a WeightShape,
-        options: &'a FitOptions,
-    ) -> Self {
+    /// For one layer.
+    pub fn new(joint: &'a Joint<'a, T>, shape: &'a WeightShape, options: &'a FitOptions) -> Self {
         Self {
-            delta,
-            exact,
+            joint,
+            delta: joint.delta(),
             shape,
             options,
-            norm: OnceCell::new(),
             core: OnceCell::new(),
             svd: OnceCell::new(),
             nearest_kron: OnceCell::new(),
@@ -142,7 +135,7 @@ impl<'a, T: Real> Fitter<'a, T> {
 
     /// ‖ΔW‖
     pub fn norm(&self) -> f64 {
-        *self.norm.get_or_init(|| gram::norm(self.exact))
+        self.joint.norm()
     }
 
     fn is_vector(&self) -> bool {
@@ -155,7 +148,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             let (a, c) = lokr_split(self.shape.rows, self.shape.inputs(), factor);
             return Some(crate::delta::Split { a, c, b: self.shape.rows / a, d: self.shape.cols / c });
         }
-        lokr::strongest_split(self.exact)
+        lokr::strongest_split(self.delta)
     }
 
     /// Size against error of every form that the options allow, without making any.
@@ -216,7 +209,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             return Ok(curves);
         }
         let all = |kind: fn(&Term<T>) -> bool| self.delta.terms().iter().all(|(_, term)| kind(term));
-        if all(|term| matches!(term, Term::Kron(_))) && crate::delta::core::common_split(self.delta).is_some()
+        if all(|term| matches!(term, Term::Kron(_))) && lokr::common_split(self.delta).is_some()
         {
             let curve = self.lokr_curve(bound)?;
             let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
@@ -268,7 +261,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             Form::Loha => (1.0, Term::Hadamard(self.nearest_loha(rank)?.1.clone())),
         };
         if self.options.match_norm && choice.form != Form::Own && !self.delta.is_zero() {
-            let norm = gram::norm(&Delta::of(1.0, term.cast()));
+            let norm = gram::norm(&Delta::of(1.0, term.clone()));
             if norm > 0.0 {
                 scale *= self.norm() / norm;
             }

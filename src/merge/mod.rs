@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, write};
+use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, Writer, entry_bound};
 use crate::fit::certificate::Certificate;
@@ -364,22 +365,23 @@ impl Context<'_> {
         fit: &FitOptions,
         bound: Bound,
     ) -> Result<(Vec<crate::fit::Curve>, f64)> {
-        let exact = self.merged(target)?.delta;
-        let working = exact.cast::<f32>();
-        let fitter = Fitter::new(&working, &exact, &target.shape, fit);
+        let merged = self.merged::<f32>(target)?;
+        let joint = Joint::new(&merged.delta);
+        let fitter = Fitter::new(&joint, &target.shape, fit);
         Ok((fitter.curves(bound)?, fitter.norm()))
     }
 
-    fn merged(&self, target: &Target<'_>) -> Result<Merged> {
+    fn merged<T: Real>(&self, target: &Target<'_>) -> Result<Merged<T>> {
         target.merge(self.inputs, &*self.strategy, &self.shares)
     }
 
     fn piece<T: Real>(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
         let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), warnings: Vec::new(), flat: false };
         for target in &site.targets {
-            let merged = self.merged(target)?;
+            let merged = self.merged::<T>(target)?;
+            let joint = Joint::new(&merged.delta);
             let (family, tensors) = match self.options.space {
-                Space::Delta => self.fit::<T>(target, &merged, bound)?,
+                Space::Delta => self.fit(target, &joint, bound)?,
                 Space::Factor => {
                     let dtype = self.options.dtype;
                     let tensors =
@@ -387,8 +389,7 @@ impl Context<'_> {
                     (target.sources[0].1.family, tensors)
                 }
             };
-            let stored = stored_delta(&tensors)?;
-            let certificate = Certificate::of(&stored, &merged.delta);
+            let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
             let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
             let rank =
                 tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
@@ -417,11 +418,10 @@ impl Context<'_> {
     fn fit<T: Real>(
         &self,
         target: &Target<'_>,
-        merged: &Merged,
+        joint: &Joint<'_, T>,
         bound: Bound,
     ) -> Result<(Family, Vec<NewTensor>)> {
-        let working = merged.delta.cast::<T>();
-        let fitter = Fitter::new(&working, &merged.delta, &target.shape, &self.fit);
+        let fitter = Fitter::new(joint, &target.shape, &self.fit);
         let choice = fitter.choose(bound)?;
         let (term, scale) = fitter.make(choice)?;
         let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);

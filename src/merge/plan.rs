@@ -8,6 +8,7 @@ use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
 use crate::delta::{Delta, gram};
 use crate::error::{Error, Result};
+use crate::tensor::Real;
 
 /// One parameter of the model and the inputs that change it.
 pub(super) struct Target<'a> {
@@ -27,8 +28,8 @@ pub(super) struct Site<'a> {
 }
 
 /// The merged delta of a target, and how it came about.
-pub(super) struct Merged {
-    pub(super) delta: Delta<f64>,
+pub(super) struct Merged<T: Real> {
+    pub(super) delta: Delta<T>,
     /// One coefficient per source.
     pub(super) coefficients: Vec<f64>,
     pub(super) warning: Option<String>,
@@ -74,7 +75,7 @@ pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<
         let norm = |target: &Target<'a>| -> Result<(&'a LayerId, Vec<f64>)> {
             let mut norms = vec![0.0; inputs.len()];
             for (index, layer) in &target.sources {
-                norms[*index] = gram::norm(&inputs[*index].adapter.delta(target.id, layer)?);
+                norms[*index] = gram::norm(&inputs[*index].adapter.delta::<f32>(target.id, layer)?);
             }
             Ok((target.id, norms))
         };
@@ -92,16 +93,16 @@ pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<
 
 impl Target<'_> {
     /// The merged delta by `strategy`.
-    pub(super) fn merge(
+    pub(super) fn merge<T: Real>(
         &self,
         inputs: &[Input],
         strategy: &dyn Strategy,
         shares: &Shares<'_>,
-    ) -> Result<Merged> {
+    ) -> Result<Merged<T>> {
         let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
         let present: Vec<usize> = self.sources.iter().map(|(index, _)| *index).collect();
         let delta = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta(self.id, layer);
-        let deltas: Vec<_> = self.sources.iter().map(delta).collect::<Result<_>>()?;
+        let deltas: Vec<Delta<T>> = self.sources.iter().map(delta).collect::<Result<_>>()?;
         let facts = Facts {
             weights: &weights,
             present: &present,
@@ -124,9 +125,9 @@ impl Target<'_> {
         Ok(Merged { delta, coefficients, warning })
     }
 
-    fn scale_to_peak(
+    fn scale_to_peak<T: Real>(
         &self,
-        delta: &mut Delta<f64>,
+        delta: &mut Delta<T>,
         coefficients: &mut [f64],
         strategy: &dyn Strategy,
     ) -> Option<String> {
