@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::adapter::NewTensor;
+use crate::compute::simd::wide;
 use crate::merge::recipe::Recipe;
 use crate::tensor::TensorView;
 
@@ -86,20 +87,25 @@ impl TensorReport {
     pub(crate) fn of(tensor: &NewTensor) -> Self {
         let NewTensor { suffix, shape, dtype, data } = tensor;
         /// Independent sums, so that the additions need not wait for each other.
-        const LANES: usize = 8;
+        const LANES: usize = 16;
         let numbers: Vec<f32> = TensorView { dtype: *dtype, shape, data }.to_reals();
         let n = numbers.len() as f64;
         let (mut sums, mut squares) = ([0.0_f64; LANES], [0.0_f64; LANES]);
         let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        let mut add = |lane: usize, x: f32| {
-            sums[lane] += f64::from(x);
-            squares[lane] += f64::from(x) * f64::from(x);
-            min[lane] = min[lane].min(x);
-            max[lane] = max[lane].max(x);
+        let mut add = |numbers: &[f32]| {
+            for (lane, x) in numbers.iter().enumerate() {
+                sums[lane] += f64::from(*x);
+                squares[lane] += f64::from(*x) * f64::from(*x);
+                // Not `f32::min`, whose care for NaN keeps it out of vector registers; none is stored.
+                min[lane] = if *x < min[lane] { *x } else { min[lane] };
+                max[lane] = if *x > max[lane] { *x } else { max[lane] };
+            }
         };
-        let (blocks, rest) = numbers.as_chunks::<LANES>();
-        blocks.iter().for_each(|block| (0..LANES).for_each(|lane| add(lane, block[lane])));
-        rest.iter().for_each(|x| add(0, *x));
+        wide(|| {
+            let (blocks, rest) = numbers.as_chunks::<LANES>();
+            blocks.iter().for_each(|block| add(block));
+            add(rest);
+        });
         let (sum, squares) = (sums.iter().sum::<f64>(), squares.iter().sum::<f64>());
         let min = f64::from(min.into_iter().fold(f32::INFINITY, f32::min));
         let max = f64::from(max.into_iter().fold(f32::NEG_INFINITY, f32::max));

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
+use crate::compute::simd::wide;
 use crate::error::{Error, Result};
 
 /// The element type of a stored tensor.
@@ -179,9 +180,11 @@ pub(crate) fn all_finite<T: Real>(numbers: &[T]) -> bool {
     let zero = T::from_f64(0.0);
     let mut sums = [zero; LANES];
     let (blocks, rest) = numbers.as_chunks::<LANES>();
-    for block in blocks {
-        sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += *x * zero);
-    }
+    wide(|| {
+        for block in blocks {
+            sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += *x * zero);
+        }
+    });
     sums.iter().chain(rest).all(|x| (*x * zero).to_f64() == 0.0)
 }
 

@@ -5,7 +5,9 @@
 //! finite, in the factors' dtype; w1 stays whole; w2 is written whole where some loader expects it so
 //! (rank ≥ max(b, d)/2).
 
-use faer::Mat;
+use std::borrow::Cow;
+
+use faer::{Mat, Scale};
 
 use super::full::norm_names;
 use super::shape::{Dims, WeightShape};
@@ -57,29 +59,31 @@ pub fn write<T: Real>(
             Family::Lora
         }
         Term::Hadamard(hadamard) => {
-            let (a1, b1) = hadamard.first.to_product();
-            let (a2, b2) = hadamard.second.to_product();
+            let (a1, b1) = hadamard.first.product();
+            let (a2, b2) = hadamard.second.product();
             let a1 = out.alpha(scale, b1.nrows(), &a1)?;
             for (suffix, matrix) in
-                [(".hada_w1_a", a1), (".hada_w1_b", b1), (".hada_w2_a", a2), (".hada_w2_b", b2)]
+                [(".hada_w1_a", &*a1), (".hada_w1_b", &*b1), (".hada_w2_a", &*a2), (".hada_w2_b", &*b2)]
             {
-                out.push(suffix, vec![matrix.nrows(), matrix.ncols()], &matrix)?;
+                out.push(suffix, vec![matrix.nrows(), matrix.ncols()], matrix)?;
             }
             Family::Loha
         }
         Term::Kron(kron) => {
-            let w1 = kron.a.to_full();
+            let w1 = kron.a.full();
             let w1 = match w2_product(&kron.b, shape) {
                 Some((left, right)) => {
                     out.push(".lokr_w2_a", vec![left.nrows(), left.ncols()], &left)?;
                     out.push(".lokr_w2_b", vec![right.nrows(), right.ncols()], &right)?;
-                    out.alpha(scale, left.ncols(), &w1)?
+                    out.alpha(scale, left.ncols(), &w1)?.into_owned()
                 }
                 None => {
-                    let w2 = kron.b.to_full();
+                    let w2 = kron.b.full();
                     out.push(".lokr_w2", w2_shape(shape, w2.nrows(), w2.ncols()), &w2)?;
                     // Hosts ignore alpha where both factors are whole, so w1 carries the scale.
-                    out.alpha(1.0, 1, &(&w1 * faer::Scale(T::from_f64(scale))))?
+                    let mut w1 = w1.into_owned();
+                    w1 *= Scale(T::from_f64(scale));
+                    out.alpha(1.0, 1, &w1)?.into_owned()
                 }
             };
             out.push(".lokr_w1", vec![w1.nrows(), w1.ncols()], &w1)?;
@@ -90,12 +94,15 @@ pub fn write<T: Real>(
     Ok((family, out.tensors))
 }
 
+/// The two factors of a product.
+type Product<'f, T> = (Cow<'f, Mat<T>>, Cow<'f, Mat<T>>);
+
 /// w2 as a product, where it is to be stored so: not where a loader expects it whole (rank ≥ max(b, d)/2), but
 /// always for 1-D and 3-D convolutions, whose whole w2 some hosts misread.
-fn w2_product<T: Real>(w2: &Factor<T>, shape: &WeightShape) -> Option<(Mat<T>, Mat<T>)> {
+fn w2_product<'f, T: Real>(w2: &'f Factor<T>, shape: &WeightShape) -> Option<Product<'f, T>> {
     let thin =
         matches!(w2, Factor::Product { left, right } if left.ncols() * 2 < left.nrows().max(right.ncols()));
-    (thin || matches!(shape.kernel().len(), 1 | 3)).then(|| w2.to_product())
+    (thin || matches!(shape.kernel().len(), 1 | 3)).then(|| w2.product())
 }
 
 fn w2_shape(shape: &WeightShape, rows: usize, cols: usize) -> Vec<usize> {
@@ -121,12 +128,15 @@ impl Writer {
     }
 
     /// Stores alpha for `scale` = alpha/rank, and gives `factor` times what rounding alpha to the dtype left over.
-    fn alpha<T: Real>(&mut self, scale: f64, rank: usize, factor: &Mat<T>) -> Result<Mat<T>> {
+    fn alpha<'f, T: Real>(&mut self, scale: f64, rank: usize, factor: &'f Mat<T>) -> Result<Cow<'f, Mat<T>>> {
         let alpha = scale * rank as f64;
         let mut data = Vec::new();
         encode(&[alpha], self.dtype, &mut data)?;
         let stored = TensorView { dtype: self.dtype, shape: &[], data: &data }.to_reals::<f64>()[0];
         self.tensors.push(NewTensor { suffix: ".alpha", shape: Vec::new(), dtype: self.dtype, data });
-        Ok(if stored == alpha { factor.clone() } else { factor * faer::Scale(T::from_f64(alpha / stored)) })
+        Ok(match stored == alpha {
+            true => Cow::Borrowed(factor),
+            false => Cow::Owned(factor * Scale(T::from_f64(alpha / stored))),
+        })
     }
 }

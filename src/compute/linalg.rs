@@ -16,13 +16,14 @@ use faer::linalg::svd::ComputeSvdVectors;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Conj, Mat, MatMut, MatRef, Par, Spec};
 
+use super::simd::wide;
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
 const SEQ: Par = Par::Seq;
 
-/// Rows or columns that a transposition takes at once.
-const BLOCK: usize = 16;
+/// Rows and columns that a transposition takes at once.
+const BLOCK: usize = 8;
 
 /// `dst += scale · lhs · rhs`
 pub(crate) fn add_product<T: Real>(dst: MatMut<'_, T>, scale: T, lhs: MatRef<'_, T>, rhs: MatRef<'_, T>) {
@@ -87,7 +88,11 @@ pub(crate) fn triangle<T: Real>(gram: &Mat<T>) -> Option<Mat<T>> {
     if (0..n).any(|i| !(unit[(i, i)].to_f64() >= least)) {
         return None;
     }
-    Some(Mat::from_fn(n, n, |i, j| if i <= j { unit[(j, i)] * T::from_f64(lengths[j]) } else { T::from_f64(0.0) }))
+    Some(Mat::from_fn(
+        n,
+        n,
+        |i, j| if i <= j { unit[(j, i)] * T::from_f64(lengths[j]) } else { T::from_f64(0.0) },
+    ))
 }
 
 /// `x = triangle⁻¹ x` for an upper triangle.
@@ -180,7 +185,7 @@ pub(crate) fn singular_values<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>
 }
 
 /// The eigenvalues of a symmetric matrix, smallest first.
-fn symmetric_eigenvalues<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>> {
+pub(crate) fn symmetric_eigenvalues<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>> {
     let n = matrix.nrows();
     let (mut values, spec) = (Diag::zeros(n), Spec::default());
     let scratch = self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::No, SEQ, spec);
@@ -325,14 +330,10 @@ pub(crate) fn centred_uniform(state: &mut u64) -> f64 {
 /// The entries row by row.
 pub(crate) fn row_major<T: Real>(matrix: &Mat<T>) -> Vec<T> {
     let (rows, cols) = matrix.shape();
+    let columns: Vec<&[T]> = (0..cols).map(|j| matrix.col_as_slice(j)).collect();
     let mut out = vec![T::from_f64(0.0); rows * cols];
-    // A few columns at a time, so that both sides stay in cache.
-    for left in (0..cols).step_by(BLOCK) {
-        let block: Vec<&[T]> = (left..cols.min(left + BLOCK)).map(|j| matrix.col_as_slice(j)).collect();
-        for (i, row) in out.chunks_exact_mut(cols).enumerate() {
-            row[left..].iter_mut().zip(&block).for_each(|(to, column)| *to = column[i]);
-        }
-    }
+    let mut lines: Vec<&mut [T]> = if cols > 0 { out.chunks_exact_mut(cols).collect() } else { Vec::new() };
+    wide(|| transpose(&columns, &mut lines));
     out
 }
 
@@ -340,19 +341,47 @@ pub(crate) fn row_major<T: Real>(matrix: &Mat<T>) -> Vec<T> {
 pub(crate) fn from_row_major<T: Real>(entries: &[T], rows: usize) -> Mat<T> {
     let cols = entries.len() / rows;
     let mut out = Mat::zeros(rows, cols);
-    for top in (0..rows).step_by(BLOCK) {
-        let block: Vec<&[T]> = entries[top * cols..].chunks_exact(cols).take(BLOCK).collect();
-        for j in 0..cols {
-            let column = &mut out.col_as_slice_mut(j)[top..];
-            column.iter_mut().zip(&block).for_each(|(to, row)| *to = row[j]);
+    let lines: Vec<&[T]> = if cols > 0 { entries.chunks_exact(cols).collect() } else { Vec::new() };
+    let mut columns: Vec<&mut [T]> = out
+        .col_iter_mut()
+        .map(|column| column.try_as_col_major_mut().expect("columns of a matrix of our own").as_slice_mut())
+        .collect();
+    wide(|| transpose(&lines, &mut columns));
+    out
+}
+
+/// `to[j][i] = from[i][j]`, in blocks that stay in registers.
+#[inline(always)]
+fn transpose<T: Real>(from: &[&[T]], to: &mut [&mut [T]]) {
+    for (top, lines) in from.chunks(BLOCK).enumerate() {
+        let top = top * BLOCK;
+        for (left, columns) in to.chunks_mut(BLOCK).enumerate() {
+            let left = left * BLOCK;
+            if let (Ok(lines), BLOCK) = (<&[&[T]; BLOCK]>::try_from(lines), columns.len()) {
+                let block: [&[T; BLOCK]; BLOCK] =
+                    lines.map(|line| line[left..left + BLOCK].try_into().expect("a whole block"));
+                for (j, column) in columns.iter_mut().enumerate() {
+                    let column: &mut [T; BLOCK] =
+                        (&mut column[top..top + BLOCK]).try_into().expect("a whole block");
+                    *column = std::array::from_fn(|i| block[i][j]);
+                }
+            } else {
+                for (j, column) in columns.iter_mut().enumerate() {
+                    column[top..].iter_mut().zip(lines).for_each(|(to, line)| *to = line[left + j]);
+                }
+            }
         }
     }
-    out
 }
 
 /// Σ xᵢⱼ yᵢⱼ and Σ |xᵢⱼ yᵢⱼ|, added up in float64.
 pub(crate) fn dot<T: Real>(x: MatRef<'_, T>, y: MatRef<'_, T>) -> (f64, f64) {
     debug_assert_eq!(x.shape(), y.shape());
+    wide(|| dot_columns(x, y))
+}
+
+#[inline(always)]
+fn dot_columns<T: Real>(x: MatRef<'_, T>, y: MatRef<'_, T>) -> (f64, f64) {
     let (mut value, mut gross) = (0.0, 0.0);
     for j in 0..x.ncols() {
         match (x.col(j).try_as_col_major(), y.col(j).try_as_col_major()) {
@@ -372,6 +401,7 @@ pub(crate) fn dot<T: Real>(x: MatRef<'_, T>, y: MatRef<'_, T>) -> (f64, f64) {
     (value, gross)
 }
 
+#[inline(always)]
 fn dot_slices<T: Real>(x: &[T], y: &[T]) -> (f64, f64) {
     /// Independent sums, so that the additions need not wait for each other.
     const LANES: usize = 8;

@@ -1,4 +1,6 @@
-//! Where the arithmetic runs: the linear algebra (faer), and how many layers are worked on at once.
+//! Where the arithmetic runs: the linear algebra (faer), vector instructions (pulp), and how many layers are worked on
+//! at once.
 
 pub(crate) mod gate;
 pub(crate) mod linalg;
+pub(crate) mod simd;

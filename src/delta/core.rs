@@ -7,33 +7,51 @@
 //! The orthonormal columns themselves are never formed: L = U T⁻¹ with the triangle T of UᵀU = TᵀT, which costs a
 //! fifth of Householder's QR. Where the columns are too near to dependent for that, QR it is.
 
+use std::borrow::Cow;
+
 use faer::{Mat, MatRef};
 
 use super::joint::{Joint, Stack, Thin};
 use super::kron::add_kron;
 use super::{Delta, Factor};
 use crate::compute::linalg::{
-    Svd, leading_svd, product, singular_values, solve_upper, svd, symmetric_eigen, thin_qr, triangle,
+    Svd, columns_gram, leading_svd, product, set_product, singular_values, solve_upper, svd, symmetric_eigen,
+    symmetric_eigenvalues, thin_qr, triangle,
 };
 use crate::error::Result;
 use crate::tensor::Real;
 
 /// ΔW = left · matrix · rightᵀ.
-pub struct Core<T> {
-    left: Basis<T>,
+pub struct Core<'a, T: Real> {
+    left: Basis<'a, T>,
     /// The matrix between the bases.
     pub matrix: Mat<T>,
-    right: Basis<T>,
+    right: Basis<'a, T>,
     terms: Vec<KronTerm<T>>,
 }
 
 /// Orthonormal columns I ⊗ Q with Q = columns · triangle⁻¹.
-struct Basis<T> {
+struct Basis<'a, T: Real> {
     copies: usize,
     /// None stands for the identity.
-    columns: Option<Mat<T>>,
+    columns: Option<Columns<'a, T>>,
     /// None stands for the identity.
     triangle: Option<Mat<T>>,
+}
+
+/// The columns of a basis, or the rows of a right factor in their place.
+enum Columns<'a, T: Real> {
+    Upright(Cow<'a, Mat<T>>),
+    Lying(Cow<'a, Mat<T>>),
+}
+
+impl<T: Real> Columns<'_, T> {
+    fn as_ref(&self) -> MatRef<'_, T> {
+        match self {
+            Self::Upright(matrix) => (**matrix).as_ref(),
+            Self::Lying(matrix) => matrix.transpose(),
+        }
+    }
 }
 
 /// A term A ⊗ (left rightᵀ) of a core made of Kronecker products: where the search for its leading vectors begins.
@@ -43,50 +61,86 @@ struct KronTerm<T> {
     right: Mat<T>,
 }
 
-impl<T: Real> Basis<T> {
+impl<'a, T: Real> Basis<'a, T> {
+    fn of_left(copies: usize, thin: &'a Thin<T>) -> (Self, Mat<T>) {
+        Self::of(copies, Columns::Upright(Cow::Borrowed(&thin.left)), thin.left_gram())
+    }
+
+    fn of_right(copies: usize, thin: &'a Thin<T>) -> (Self, Mat<T>) {
+        Self::of(copies, Columns::Lying(Cow::Borrowed(&thin.right)), thin.right_gram())
+    }
+
+    fn into_owned(self) -> Basis<'static, T> {
+        let columns = self.columns.map(|columns| match columns {
+            Columns::Upright(matrix) => Columns::Upright(Cow::Owned(matrix.into_owned())),
+            Columns::Lying(matrix) => Columns::Lying(Cow::Owned(matrix.into_owned())),
+        });
+        Basis { copies: self.copies, columns, triangle: self.triangle }
+    }
+
     fn identity() -> Self {
         Self { copies: 1, columns: None, triangle: None }
     }
 
     /// The basis I ⊗ Q of the span of `columns`, whose Gram matrix is `gram`, and R with Q R = columns.
-    fn of(copies: usize, columns: MatRef<'_, T>, gram: &Mat<T>) -> (Self, Mat<T>) {
+    fn of(copies: usize, columns: Columns<'a, T>, gram: &Mat<T>) -> (Self, Mat<T>) {
         match triangle(gram) {
-            Some(r) => {
-                let basis = Self { copies, columns: Some(columns.to_owned()), triangle: Some(r.clone()) };
-                (basis, r)
-            }
+            Some(r) => (Self { copies, columns: Some(columns), triangle: Some(r.clone()) }, r),
             None => {
-                let (q, r) = thin_qr(columns);
-                (Self { copies, columns: Some(q), triangle: None }, r)
+                let (q, r) = thin_qr(columns.as_ref());
+                (Self { copies, columns: Some(Columns::Upright(Cow::Owned(q))), triangle: None }, r)
             }
         }
     }
 
     /// (I ⊗ Q) x
-    fn apply(&self, mut x: Mat<T>) -> Mat<T> {
-        let Some(columns) = &self.columns else { return x };
-        let (tall, short) = columns.shape();
+    fn apply(&self, x: Mat<T>) -> Mat<T> {
+        let Some(columns) = self.columns.as_ref().map(Columns::as_ref) else { return x };
+        let (x, short, tall) = (self.solved(x), columns.ncols(), columns.nrows());
         let mut out = Mat::zeros(self.copies * tall, x.ncols());
         for i in 0..self.copies {
-            let mut part = x.get_mut(i * short..(i + 1) * short, ..);
-            if let Some(triangle) = &self.triangle {
-                solve_upper(triangle.as_ref(), part.as_mut());
-            }
-            let part = product(columns.as_ref(), part.as_ref());
-            out.get_mut(i * tall..(i + 1) * tall, ..).copy_from(&part);
+            let part = out.get_mut(i * tall..(i + 1) * tall, ..);
+            set_product(part, columns, x.get(i * short..(i + 1) * short, ..));
         }
         out
     }
-}
 
-impl<T: Real> Core<T> {
-    /// The core of `delta`.
-    pub fn of(delta: &Delta<T>) -> Self {
-        Self::of_joint(&Joint::new(delta))
+    /// ((I ⊗ Q) x)ᵀ
+    fn apply_lying(&self, x: Mat<T>) -> Mat<T> {
+        let Some(columns) = self.columns.as_ref().map(Columns::as_ref) else {
+            return x.transpose().to_owned();
+        };
+        let (x, short, tall) = (self.solved(x), columns.ncols(), columns.nrows());
+        let mut out = Mat::zeros(x.ncols(), self.copies * tall);
+        for i in 0..self.copies {
+            let part = out.get_mut(.., i * tall..(i + 1) * tall);
+            set_product(part, x.get(i * short..(i + 1) * short, ..).transpose(), columns.transpose());
+        }
+        out
     }
 
+    /// (I ⊗ triangle⁻¹) x
+    fn solved(&self, mut x: Mat<T>) -> Mat<T> {
+        if let Some(triangle) = &self.triangle {
+            for i in 0..self.copies {
+                let part = x.get_mut(i * triangle.nrows()..(i + 1) * triangle.nrows(), ..);
+                solve_upper(triangle.as_ref(), part);
+            }
+        }
+        x
+    }
+}
+
+impl<T: Real> Core<'static, T> {
+    /// The core of `delta`.
+    pub fn of(delta: &Delta<T>) -> Self {
+        Core::of_joint(&Joint::new(delta)).into_owned()
+    }
+}
+
+impl<'a, T: Real> Core<'a, T> {
     /// The core of a delta whose terms stand side by side already, by whichever way gives the smallest one.
-    pub(crate) fn of_joint(joint: &Joint<'_, T>) -> Self {
+    pub(crate) fn of_joint(joint: &'a Joint<'_, T>) -> Self {
         let delta = joint.delta();
         let dense = if delta.is_dense() { delta.rows().min(delta.cols()) } else { delta.lifted_rank() };
         match (joint.stack(), joint.thin()) {
@@ -100,21 +154,26 @@ impl<T: Real> Core<T> {
             },
             _ => {
                 let (left, right) = delta.to_product();
-                Self::of_thin(&Thin::new(left, right))
+                Core::of_thin(&Thin::new(left, right)).into_owned()
             }
         }
     }
 
-    fn of_thin(thin: &Thin<T>) -> Self {
-        let (left, r_left) = Basis::of(1, thin.left.as_ref(), thin.left_gram());
-        let (right, r_right) = Basis::of(1, thin.right.transpose(), thin.right_gram());
+    fn into_owned(self) -> Core<'static, T> {
+        let Self { left, matrix, right, terms } = self;
+        Core { left: left.into_owned(), matrix, right: right.into_owned(), terms }
+    }
+
+    fn of_thin(thin: &'a Thin<T>) -> Self {
+        let (left, r_left) = Basis::of_left(1, thin);
+        let (right, r_right) = Basis::of_right(1, thin);
         Self { left, matrix: product(r_left.as_ref(), r_right.transpose()), right, terms: Vec::new() }
     }
 
-    fn of_stack(stack: &Stack<'_, T>) -> Self {
+    fn of_stack(stack: &'a Stack<'_, T>) -> Self {
         let (a, c) = (stack.split.a, stack.split.c);
-        let (left, r_left) = Basis::of(a, stack.inner.left.as_ref(), stack.inner.left_gram());
-        let (right, r_right) = Basis::of(c, stack.inner.right.transpose(), stack.inner.right_gram());
+        let (left, r_left) = Basis::of_left(a, &stack.inner);
+        let (right, r_right) = Basis::of_right(c, &stack.inner);
         let mut matrix = Mat::zeros(a * r_left.nrows(), c * r_right.nrows());
         let mut terms = Vec::with_capacity(stack.terms.len());
         for term in &stack.terms {
@@ -131,6 +190,15 @@ impl<T: Real> Core<T> {
     /// All singular values.
     pub(crate) fn spectrum(&self) -> Result<Vec<f64>> {
         singular_values(self.matrix.as_ref())
+    }
+
+    /// The singular values down to about a thousandth of the largest, in half the time: the roots of the Gram
+    /// matrix's eigenvalues.
+    pub(crate) fn spectrum_estimate(&self) -> Result<Vec<f64>> {
+        let wide = self.matrix.nrows() < self.matrix.ncols();
+        let columns = if wide { self.matrix.transpose() } else { self.matrix.as_ref() };
+        let squares = symmetric_eigenvalues(columns_gram(columns).as_ref())?;
+        Ok(squares.iter().rev().map(|square| square.max(0.0).sqrt()).collect())
     }
 
     /// All singular values and vectors.
@@ -155,8 +223,7 @@ impl<T: Real> Core<T> {
             }
             half
         };
-        let right = self.right.apply(half(&svd.v));
-        Factor::Product { left: self.left.apply(half(&svd.u)), right: right.transpose().to_owned() }
+        Factor::Product { left: self.left.apply(half(&svd.u)), right: self.right.apply_lying(half(&svd.v)) }
     }
 
     /// The leading right singular vectors of the single terms, `width` in all: near those of their sum, because
@@ -168,7 +235,11 @@ impl<T: Real> Core<T> {
             let inner = right_vectors(term)?;
             for i in 0..outer.sigma.len() {
                 for j in 0..inner.sigma.len() {
-                    candidates.push((outer.sigma[i] * inner.sigma[j], outer.v.col(i).to_owned(), inner.v.col(j).to_owned()));
+                    candidates.push((
+                        outer.sigma[i] * inner.sigma[j],
+                        outer.v.col(i).to_owned(),
+                        inner.v.col(j).to_owned(),
+                    ));
                 }
             }
         }

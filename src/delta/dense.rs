@@ -8,10 +8,11 @@ use faer::{Mat, MatMut, MatRef};
 
 use super::{Delta, Factor, Term};
 use crate::compute::linalg::{add_product, row_major};
+use crate::compute::simd::wide;
 use crate::tensor::Real;
 
-/// Entries in a tile: 1 MiB of f32, which stays in a core's own cache.
-const TILE: usize = 1 << 18;
+/// Entries in a tile: 128 KiB of f32, so that a tile and what it is made from stay in a core's own cache.
+const TILE: usize = 1 << 15;
 
 /// A delta made ready to give rows: inner Kronecker factors are expanded once.
 pub struct Rows<'a, T: Real> {
@@ -51,19 +52,22 @@ impl<'a, T: Real> Rows<'a, T> {
                     let out = MatMut::from_row_major_slice_mut(tile, range.len(), cols);
                     add_rows(out, scale, factor, range.clone());
                 }
-                Ready::Kron(a, b, b_rows) => add_kron_rows(tile, scale, a, b, *b_rows, range.clone()),
+                Ready::Kron(a, b, b_rows) => {
+                    wide(|| add_kron_rows(tile, scale, a, b, *b_rows, range.clone()));
+                }
                 Ready::Hadamard(first, second) => {
                     let half = |factor: &Factor<T>| {
-                        let mut out = Mat::zeros(range.len(), cols);
-                        add_rows(out.as_mut(), T::from_f64(1.0), factor, range.clone());
+                        let mut out = vec![T::from_f64(0.0); range.len() * cols];
+                        let rows = MatMut::from_row_major_slice_mut(&mut out, range.len(), cols);
+                        add_rows(rows, T::from_f64(1.0), factor, range.clone());
                         out
                     };
                     let (first, second) = (half(first), half(second));
-                    for (i, row) in tile.chunks_exact_mut(cols).enumerate() {
-                        for (j, to) in row.iter_mut().enumerate() {
-                            *to += scale * first[(i, j)] * second[(i, j)];
+                    wide(|| {
+                        for ((to, x), y) in tile.iter_mut().zip(&first).zip(&second) {
+                            *to += scale * *x * *y;
                         }
-                    }
+                    });
                 }
             }
         }
@@ -97,6 +101,7 @@ fn add_rows<T: Real>(mut out: MatMut<'_, T>, scale: T, factor: &Factor<T>, range
     }
 }
 
+#[inline(always)]
 fn add_kron_rows<T: Real>(tile: &mut [T], scale: T, a: &Mat<T>, b: &[T], b_rows: usize, range: Range<usize>) {
     let d = b.len() / b_rows;
     for (row, to) in range.zip(tile.chunks_exact_mut(a.ncols() * d)) {
@@ -106,6 +111,15 @@ fn add_kron_rows<T: Real>(tile: &mut [T], scale: T, a: &Mat<T>, b: &[T], b_rows:
             let factor = scale * a[(i, j)];
             block.iter_mut().zip(from).for_each(|(x, y)| *x += factor * *y);
         }
+    }
+}
+
+/// peaks = max(peaks, |x|), lane by lane.
+#[inline(always)]
+fn raise<T: Real>(peaks: &mut [T], numbers: &[T]) {
+    for (peak, x) in peaks.iter_mut().zip(numbers) {
+        let magnitude = if *x > -*x { *x } else { -*x };
+        *peak = if magnitude > *peak { magnitude } else { *peak };
     }
 }
 
@@ -124,10 +138,16 @@ impl<T: Real> Delta<T> {
 
     /// max |ΔWᵢⱼ|
     pub fn peak(&self) -> f64 {
-        let mut peak = 0.0_f64;
+        /// Independent maxima, so that the comparisons need not wait for each other.
+        const LANES: usize = 16;
+        let mut peaks = [T::from_f64(0.0); LANES];
         Rows::new(self).for_each_tile(|tile| {
-            peak = tile.iter().fold(peak, |peak, x| peak.max(x.to_f64().abs()));
+            wide(|| {
+                let (blocks, rest) = tile.as_chunks::<LANES>();
+                blocks.iter().for_each(|block| raise(&mut peaks, block));
+                raise(&mut peaks, rest);
+            });
         });
-        peak
+        peaks.iter().fold(0.0, |peak, x| peak.max(x.to_f64()))
     }
 }

@@ -89,6 +89,28 @@ impl<T: Real> Joint<'_, T> {
         T::ROUNDOFF > f64::ROUNDOFF && value < 1e4 * T::ROUNDOFF * gross
     }
 
+    /// The inner products of the terms, each with its coefficient.
+    pub(crate) fn gram_of_terms(&self) -> Mat<f64> {
+        let terms = self.delta().terms();
+        let Some(thin) = self.thin() else {
+            let alone: Vec<_> =
+                terms.iter().map(|(scale, term)| Delta::of(*scale, Term::clone(term))).collect();
+            return gram(&alone.iter().collect::<Vec<_>>());
+        };
+        let mut at = 0;
+        let ranges: Vec<_> = terms
+            .iter()
+            .map(|(_, term)| {
+                at += term.rank();
+                at - term.rank()..at
+            })
+            .collect();
+        Mat::from_fn(terms.len(), terms.len(), |i, j| {
+            let (rows, cols) = (ranges[i].clone(), ranges[j].clone());
+            dot(thin.left_gram().get(rows.clone(), cols.clone()), thin.right_gram().get(rows, cols)).0
+        })
+    }
+
     /// ⟨self, other⟩
     pub(crate) fn inner(&self, other: &Self) -> Inner {
         self.parts().iter().flat_map(|x| other.parts().iter().map(move |y| x.inner(y))).sum()

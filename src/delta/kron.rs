@@ -3,6 +3,7 @@
 use faer::Mat;
 
 use super::Factor;
+use crate::compute::simd::wide;
 use crate::tensor::Real;
 
 /// A ⊗ B.
@@ -60,14 +61,15 @@ pub(crate) fn kron<T: Real>(a: &Mat<T>, b: &Mat<T>) -> Mat<T> {
 
 /// `out += scale · (A ⊗ B)`
 pub(crate) fn add_kron<T: Real>(out: &mut Mat<T>, scale: T, a: &Mat<T>, b: &Mat<T>) {
-    for j in 0..a.ncols() {
-        for i in 0..a.nrows() {
-            let factor = scale * a[(i, j)];
-            let (top, left) = (i * b.nrows(), j * b.ncols());
+    wide(|| {
+        for j in 0..a.ncols() {
             for q in 0..b.ncols() {
-                let column = &mut out.col_as_slice_mut(left + q)[top..top + b.nrows()];
-                column.iter_mut().zip(b.col_as_slice(q)).for_each(|(to, from)| *to += factor * *from);
+                let column = out.col_as_slice_mut(j * b.ncols() + q);
+                for (block, outer) in column.chunks_exact_mut(b.nrows()).zip(a.col_as_slice(j)) {
+                    let factor = scale * *outer;
+                    block.iter_mut().zip(b.col_as_slice(q)).for_each(|(to, from)| *to += factor * *from);
+                }
             }
         }
-    }
+    });
 }

@@ -19,8 +19,9 @@ use super::{MAX_HEADER, METADATA_KEY, human_size};
 use crate::error::{Error, Result};
 use crate::tensor::Dtype;
 
-/// How many bytes are gathered before they are handed to the system, and moved at once.
-const BUFFER: usize = 1 << 20;
+/// How many bytes are gathered before they are handed to the system (longer tensors aren't copied), and moved at
+/// once.
+const BUFFER: usize = 1 << 16;
 
 /// The length of the header's length.
 const PREFIX: u64 = 8;

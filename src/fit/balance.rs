@@ -17,7 +17,9 @@ const HIGH: f64 = 16384.0;
 /// 1, unless a float16 factor would be too small or too large.
 pub(super) fn balance<T: Real>(mut term: Term<T>, scale: f64, dtype: Dtype) -> (Term<T>, f64) {
     if let Term::Kron(kron) = &mut term {
-        kron.a = Factor::Full(kron.a.to_full());
+        if let Factor::Product { .. } = kron.a {
+            kron.a = Factor::Full(kron.a.to_full());
+        }
     }
     let mut factors = factors(&mut term);
     let peaks: Vec<f64> = factors.iter().map(|factor| factor.norm_max().to_f64()).collect();
@@ -40,7 +42,7 @@ pub(super) fn balance<T: Real>(mut term: Term<T>, scale: f64, dtype: Dtype) -> (
         let own = if i == taker { rest } else { 1.0 };
         let power = (shifts[i] + f64::from(lift)).exp2() * own;
         if power != 1.0 {
-            **factor = &**factor * Scale(T::from_f64(power));
+            **factor *= Scale(T::from_f64(power));
         }
     }
     let left_over = f64::from(-lift * peaks.len() as i32).exp2();

@@ -76,6 +76,17 @@ pub(super) fn tails(sigma: &[f64]) -> Vec<f64> {
     tails.into_iter().map(|beyond| if tail > 0.0 { (beyond / tail).sqrt() } else { 0.0 }).collect()
 }
 
+/// What curves are wanted for: what need not be known isn't computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To choose a form and to make it.
+    Make,
+    /// To choose; nothing will be made, so singular values are enough.
+    Survey,
+    /// To tell a user what to expect.
+    Estimate,
+}
+
 /// What a layer's fit must keep to.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
@@ -85,8 +96,10 @@ pub struct Bound {
     pub rank: Option<usize>,
     /// Take the rank as it is, without asking what it costs.
     pub rank_only: bool,
-    /// Nothing will be made: singular values are enough.
-    pub values_only: bool,
+    /// What the curves are wanted for.
+    pub purpose: Purpose,
+    /// The tolerance comes from a size that must be kept; it is no promise of its own.
+    pub within_size: bool,
     /// The output's dtype, which takes its own part of the tolerance.
     pub dtype: Dtype,
 }

@@ -9,7 +9,7 @@ use faer::{Mat, MatRef};
 use super::budget::{Bound, Curve, Point};
 use super::{Fitter, Form};
 use crate::compute::linalg::{leading_svd, product, solve_positive};
-use crate::delta::{Delta, Factor, Hadamard, Term, gram};
+use crate::delta::{Delta, Factor, Hadamard, Term};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
@@ -41,10 +41,8 @@ impl<T: Real> Fitter<'_, T> {
     /// Whether the terms are so parallel that one LoHa could hold their sum: the part of the sum that is
     /// orthogonal to the strongest term is within reach of the tolerance.
     pub(super) fn may_be_one_loha(&self, bound: Bound) -> bool {
-        let terms: Vec<_> =
-            self.delta.terms().iter().map(|(scale, term)| Delta::of(*scale, Term::clone(term))).collect();
-        let inner = gram::gram(&terms.iter().collect::<Vec<_>>());
-        let n = terms.len();
+        let inner = self.joint.gram_of_terms();
+        let n = inner.nrows();
         let strongest = (0..n).max_by(|&i, &j| inner[(i, i)].total_cmp(&inner[(j, j)])).unwrap_or(0);
         let total: f64 = (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).map(|at| inner[at]).sum();
         let along: f64 = (0..n).map(|j| inner[(strongest, j)]).sum();

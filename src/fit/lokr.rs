@@ -25,7 +25,7 @@ pub(super) struct Nearest<T: Real> {
     b: Delta<T>,
     /// Whether B is one product that no smaller one equals: its spectrum need not be known to store all of it.
     irreducible: bool,
-    spectrum: OnceCell<(Core<T>, Svd<T>)>,
+    spectrum: OnceCell<(Core<'static, T>, Svd<T>)>,
     /// Relative error with the whole of B.
     error: f64,
 }
@@ -42,7 +42,8 @@ pub(super) fn strongest_split<T: Real>(delta: &Delta<T>) -> Option<Split> {
     if krons.iter().all(|(_, kron)| kron.split() == first) {
         return Some(first);
     }
-    let norm = |(scale, kron): &(f64, &Kron<T>)| gram::norm(&Delta::of(*scale, Term::Kron(Kron::clone(kron))));
+    let norm =
+        |(scale, kron): &(f64, &Kron<T>)| gram::norm(&Delta::of(*scale, Term::Kron(Kron::clone(kron))));
     krons.iter().max_by(|x, y| norm(x).total_cmp(&norm(y))).map(|(_, kron)| kron.split())
 }
 
@@ -91,7 +92,7 @@ impl<T: Real> Nearest<T> {
             };
             let (a, weights, error) = of_terms(&outer, &square(outer.len(), inner))?;
             let b = Delta::of(1.0, Term::Plain(stack.mix(&weights)));
-            let irreducible = !b.is_dense() && stack.inner.is_irreducible();
+            let irreducible = stack.inner.is_irreducible();
             return Ok(Self { split, a, b, irreducible, spectrum: OnceCell::new(), error });
         }
         let (a, b, error) = match common_split(joint.delta()) {
@@ -112,7 +113,7 @@ impl<T: Real> Nearest<T> {
         }
     }
 
-    fn spectrum(&self) -> Result<&(Core<T>, Svd<T>)> {
+    fn spectrum(&self) -> Result<&(Core<'static, T>, Svd<T>)> {
         if let Some(spectrum) = self.spectrum.get() {
             return Ok(spectrum);
         }
@@ -126,10 +127,13 @@ impl<T: Real> Nearest<T> {
         let Split { b, d, .. } = self.split;
         let b = match (self.spectrum.get(), self.b.terms()) {
             (None, [(_, term)]) if self.irreducible => match &**term {
-                Term::Plain(factor) => factor.clone(),
+                Term::Plain(factor) if rank * 2 < b.max(d) => factor.clone(),
+                Term::Plain(factor) => Factor::Full(factor.to_full()),
                 _ => unreachable!("w2 is a matrix"),
             },
-            (Some((core, svd)), _) if rank * 2 < b.max(d) || rank < svd.sigma.len() => core.truncated(svd, rank),
+            (Some((core, svd)), _) if rank * 2 < b.max(d) || rank < svd.sigma.len() => {
+                core.truncated(svd, rank)
+            }
             _ => Factor::Full(self.b.to_full()),
         };
         Ok(Kron { a: Factor::Full(self.a.clone()), b })
@@ -156,8 +160,7 @@ fn square(k: usize, entry: impl Fn(usize, usize) -> f64) -> Mat<f64> {
 /// its square.
 fn of_terms<T: Real>(outer: &[(f64, &Mat<T>)], inner: &Mat<f64>) -> Result<(Mat<T>, Vec<f64>, f64)> {
     let k = outer.len();
-    let outers =
-        square(k, |i, j| outer[i].0 * outer[j].0 * dot(outer[i].1.as_ref(), outer[j].1.as_ref()).0);
+    let outers = square(k, |i, j| outer[i].0 * outer[j].0 * dot(outer[i].1.as_ref(), outer[j].1.as_ref()).0);
     let (values, vectors) = symmetric_eigen(inner.as_ref())?;
     let root = Mat::from_fn(k, k, |i, j| vectors[(i, j)] * values[j].max(0.0).sqrt());
     let core = product(root.transpose(), product(outers.as_ref(), root.as_ref()).as_ref());

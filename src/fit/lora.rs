@@ -1,6 +1,6 @@
 //! Low-rank fits: the optimal truncation of the joint core, whose tail is exactly the error (Eckart, Young).
 
-use super::budget::{Bound, Curve, Point};
+use super::budget::{Bound, Curve, Point, Purpose};
 use super::lokr::product_numbers;
 use super::{Fitter, Form};
 use crate::compute::linalg::Svd;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::tensor::Real;
 
 impl<T: Real> Fitter<'_, T> {
-    fn core(&self) -> &Core<T> {
+    fn core(&self) -> &Core<'_, T> {
         self.core.get_or_init(|| Core::of_joint(self.joint))
     }
 
@@ -20,17 +20,26 @@ impl<T: Real> Fitter<'_, T> {
         let most = self.shape.rows.min(self.shape.cols).min(self.delta.lifted_rank());
         if let (Some(rank), true) = (bound.rank, bound.rank_only) {
             let rank = rank.min(most);
-            return Ok(Curve::single(form, Point { rank, error: 0.0, numbers: rank * side }));
+            let error = if bound.purpose == Purpose::Make { 0.0 } else { self.error_at(rank)? };
+            return Ok(Curve::single(form, Point { rank, error, numbers: rank * side }));
         }
-        let sigma = match bound.values_only {
-            true => self.core().spectrum()?,
-            false => self.svd()?.sigma.clone(),
+        let sigma = match bound.purpose {
+            Purpose::Make => self.svd()?.sigma.clone(),
+            Purpose::Survey => self.core().spectrum()?,
+            Purpose::Estimate => self.core().spectrum_estimate()?,
         };
         let Self { shape, .. } = self;
         Ok(Curve::of_spectrum(form, &sigma, |rank| match form {
             Form::LokrUnit => product_numbers(rank, shape.rows, shape.cols),
             _ => rank * (shape.rows + shape.cols),
         }))
+    }
+
+    /// What the best fit of a rank leaves.
+    fn error_at(&self, rank: usize) -> Result<f64> {
+        let kept: f64 = self.core().leading(rank)?.sigma.iter().map(|sigma| sigma * sigma).sum();
+        let all = self.core().matrix.squared_norm_l2().to_f64();
+        Ok((1.0 - kept / all).max(0.0).sqrt())
     }
 
     fn svd(&self) -> Result<&Svd<T>> {

@@ -23,7 +23,7 @@ use crate::delta::{Delta, Factor, Hadamard, Kron, Term, gram};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real};
 
-pub use budget::{Bound, Curve, Point};
+pub use budget::{Bound, Curve, Point, Purpose};
 
 /// What the output is to be stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub struct Fitter<'a, T: Real> {
     delta: &'a Delta<T>,
     shape: &'a WeightShape,
     options: &'a FitOptions,
-    core: OnceCell<Core<T>>,
+    core: OnceCell<Core<'a, T>>,
     svd: OnceCell<Svd<T>>,
     nearest_kron: OnceCell<lokr::Nearest<T>>,
     nearest_loha: OnceCell<(usize, Hadamard<T>, f64)>,
@@ -209,8 +209,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             return Ok(curves);
         }
         let all = |kind: fn(&Term<T>) -> bool| self.delta.terms().iter().all(|(_, term)| kind(term));
-        if all(|term| matches!(term, Term::Kron(_))) && lokr::common_split(self.delta).is_some()
-        {
+        if all(|term| matches!(term, Term::Kron(_))) && lokr::common_split(self.delta).is_some() {
             let curve = self.lokr_curve(bound)?;
             let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
             curves.push(curve);

@@ -88,7 +88,7 @@ impl<'w> Run<'w> {
             }
         };
         self.pool.in_place_scope(|scope| {
-            for _ in 0..self.pool.current_num_threads() {
+            for _ in 0..self.pool.current_num_threads().min(sites.len()) {
                 let (sender, worker) = (sender.clone(), &worker);
                 scope.spawn(move |_| worker(sender));
             }

@@ -3,12 +3,12 @@
 use super::plan::{Site, Target};
 use super::{Context, Merge, Watch, engine, plan};
 use crate::error::Result;
-use crate::fit::{Bound, Curve, FitOptions, Format, budget};
+use crate::fit::{Bound, Curve, FitOptions, Format, Purpose, budget};
 use crate::merge::{Options, Quality, Space};
 
 /// How many layers are looked at for the forecast, and for what could have been done instead.
 const SAMPLE: usize = 24;
-const SMALL_SAMPLE: usize = 8;
+const SMALL_SAMPLE: usize = 6;
 
 /// What a merge will come to.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Merge {
         let bound = self.plain_bound();
         let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
         let tolerance = if self.size_limit().is_some() { 1.0 } else { bound.tolerance };
-        let surveyed = Bound { tolerance, values_only: true, rank_only: false, ..bound };
+        let surveyed = Bound { tolerance, purpose: Purpose::Estimate, ..bound };
         let own = sampled_curves(&run, &context.fit, &context, &chosen, surveyed)?;
         let bound = match self.size_limit() {
             None => bound,
@@ -113,7 +113,8 @@ impl Merge {
             tolerance: 1.0,
             rank: None,
             rank_only: false,
-            values_only: true,
+            purpose: Purpose::Estimate,
+            within_size: false,
             dtype: self.options.dtype,
         };
         let samples = sampled_curves(run, &fit, context, sites, loose)?;

@@ -23,7 +23,7 @@ use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, Writer, entry_bound};
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, FitOptions, Fitter, Format, budget};
+use crate::fit::{Bound, FitOptions, Fitter, Format, Purpose, budget};
 use crate::report::{LayerReport, Report, TensorReport};
 use crate::tensor::{Dtype, Real, encode};
 
@@ -279,7 +279,8 @@ impl Merge {
             rank_only: options.rank.is_some()
                 && options.tolerance.is_none()
                 && options.format != Format::Auto,
-            values_only: false,
+            purpose: Purpose::Make,
+            within_size: false,
             dtype: options.dtype,
         }
     }
@@ -301,7 +302,7 @@ impl Merge {
         let Some(limit) = self.size_limit() else { return Ok((bound, None)) };
         let curves = context.survey(run, sites)?;
         let tolerance = budget::tolerance_for_size(&curves, self.numbers_within(limit, sites), bound)?;
-        Ok((Bound { tolerance, ..bound }, Some(tolerance)))
+        Ok((Bound { tolerance, within_size: true, ..bound }, Some(tolerance)))
     }
 
     /// How many numbers the layers may store in a file of `limit` bytes.
@@ -348,7 +349,8 @@ impl Context<'_> {
             tolerance: 1.0,
             rank: self.options.rank,
             rank_only: false,
-            values_only: true,
+            purpose: Purpose::Survey,
+            within_size: true,
             dtype: self.options.dtype,
         };
         let curves = run.map(sites, |site| {
@@ -380,16 +382,16 @@ impl Context<'_> {
         for target in &site.targets {
             let merged = self.merged::<T>(target)?;
             let joint = Joint::new(&merged.delta);
-            let (family, tensors) = match self.options.space {
+            let (family, tensors, certificate) = match self.options.space {
                 Space::Delta => self.fit(target, &joint, bound)?,
                 Space::Factor => {
                     let dtype = self.options.dtype;
                     let tensors =
                         factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
-                    (target.sources[0].1.family, tensors)
+                    let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
+                    (target.sources[0].1.family, tensors, certificate)
                 }
             };
-            let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
             let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
             let rank =
                 tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
@@ -415,17 +417,34 @@ impl Context<'_> {
         Ok(piece)
     }
 
+    /// The tensors that store a delta within `bound`, certified. A tolerance is kept by what was stored, not by what
+    /// was foretold: a layer that misses it by the arithmetic's rounding is made again, a little better.
     fn fit<T: Real>(
         &self,
         target: &Target<'_>,
         joint: &Joint<'_, T>,
         bound: Bound,
-    ) -> Result<(Family, Vec<NewTensor>)> {
+    ) -> Result<(Family, Vec<NewTensor>, Certificate)> {
         let fitter = Fitter::new(joint, &target.shape, &self.fit);
-        let choice = fitter.choose(bound)?;
-        let (term, scale) = fitter.make(choice)?;
         let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
-        write(&term, scale, &target.shape, target.id.param, norm, self.options.dtype)
+        let mut choice = fitter.choose(bound)?;
+        let mut tolerance = bound.tolerance;
+        loop {
+            let (term, scale) = fitter.make(choice)?;
+            let (family, tensors) =
+                write(&term, scale, &target.shape, target.id.param, norm, self.options.dtype)?;
+            let certificate = Certificate::of(&stored_delta(&tensors)?, joint);
+            let missed = certificate.error() > bound.tolerance && choice.point.error <= bound.tolerance;
+            if !missed || bound.tolerance == 0.0 || bound.within_size || self.fit.match_norm {
+                return Ok((family, tensors, certificate));
+            }
+            tolerance *= 0.98;
+            let better = fitter.choose(Bound { tolerance, ..bound })?;
+            if better == choice {
+                return Ok((family, tensors, certificate));
+            }
+            choice = better;
+        }
     }
 }
 
