@@ -196,13 +196,13 @@ fn map<T, const N: usize>(data: &[u8], out: &mut Vec<T>, convert: impl Fn([u8; N
 fn halves<T: Real, H: HalfCodec>(data: &[u8], out: &mut Vec<T>) {
     const BLOCK: usize = 1024;
     let (mut bits, mut reals) = ([0_u16; BLOCK], [0_f32; BLOCK]);
-    for block in data.as_chunks::<2>().0.chunks(BLOCK) {
-        for (to, from) in bits.iter_mut().zip(block) {
-            *to = u16::from_le_bytes(*from);
+    wide(|| {
+        for block in data.as_chunks::<2>().0.chunks(BLOCK) {
+            bits.iter_mut().zip(block).for_each(|(to, from)| *to = u16::from_le_bytes(*from));
+            H::decode(&bits[..block.len()], &mut reals[..block.len()]);
+            out.extend(reals[..block.len()].iter().map(|&x| T::from_f32(x)));
         }
-        H::decode(&bits[..block.len()], &mut reals[..block.len()]);
-        out.extend(reals[..block.len()].iter().map(|&x| T::from_f32(x)));
-    }
+    });
 }
 
 /// A 16-bit float with bulk conversions.

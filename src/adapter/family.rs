@@ -1,6 +1,7 @@
 //! The table of families: which suffixes a family owns, how its shapes are checked, how it gives a delta.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
 
 use super::members::Members;
 use super::shape::{Dims, WeightShape};
@@ -106,10 +107,12 @@ pub(crate) fn stored_delta<T: Real>(tensors: &[NewTensor]) -> Result<Delta<T>> {
 
 /// Module and suffix of a tensor's name: the longest known suffix wins.
 pub(super) fn split(name: &str) -> Option<(&str, &'static str)> {
-    let known = ROWS.iter().flat_map(|row| row.suffixes()).chain(refused::suffixes());
-    let suffix =
-        known.filter(|suffix| name.len() > suffix.len() && name.ends_with(suffix)).max_by_key(|s| s.len())?;
-    Some((&name[..name.len() - suffix.len()], suffix))
+    static KNOWN: LazyLock<HashSet<&'static str>> =
+        LazyLock::new(|| ROWS.iter().flat_map(|row| row.suffixes()).chain(refused::suffixes()).collect());
+    // Every suffix begins with a dot or with `_lora.`; the leftmost that is known is the longest.
+    let begins = |at: &usize| name[*at..].starts_with('.') || name[*at..].starts_with("_lora.");
+    let starts = name.char_indices().map(|(at, _)| at).filter(|at| *at > 0 && begins(at));
+    starts.filter_map(|at| Some((&name[..at], *KNOWN.get(&name[at..])?))).next()
 }
 
 /// The layers that a module's tensors make: at most one for its weight and one for its bias, each with a

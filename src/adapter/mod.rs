@@ -210,10 +210,10 @@ impl Adapter {
     /// # Errors
     /// A stored number that is not finite.
     pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
-        layer
-            .family
-            .delta(&self.members(layer), layer)
-            .map_err(|e| e.in_layer(&id.module).in_file(self.path()))
+        let members = self.members(layer);
+        let delta = layer.family.delta(&members, layer);
+        self.file.used(members.iter().map(|(_, view)| view.data.len()).sum());
+        delta.map_err(|e| e.in_layer(&id.module).in_file(self.path()))
     }
 
     /// What the file is, in one word for scripts: `LoRA`, `LoHa`, `LoKr`, `Full`, `Norm`, or `Mixed`. Norm and

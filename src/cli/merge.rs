@@ -9,6 +9,7 @@ use clap::ArgMatches;
 use lycomerge::file::AtomicFile;
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::{Adapter, Merge, Report};
+use rayon::prelude::*;
 
 use super::output::{self, Failure, note, warning};
 use super::progress::Progress;
@@ -81,12 +82,13 @@ impl Job {
         }
         let mut merge = Merge::new();
         merge.options = self.options.clone();
-        for (path, weight) in self.models.iter().zip(&self.weights) {
-            let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-            merge.add(Arc::new(open(path)?), *weight)?;
-            if stop::asked() {
-                return Err(stop::failure());
-            }
+        let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
+        let opened: Vec<_> = self.models.par_iter().map(open).collect();
+        for (adapter, weight) in opened.into_iter().zip(&self.weights) {
+            merge.add(Arc::new(adapter?), *weight)?;
+        }
+        if stop::asked() {
+            return Err(stop::failure());
         }
         let reasons = merge.compatibility_warnings();
         if !reasons.is_empty() {

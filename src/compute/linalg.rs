@@ -421,7 +421,14 @@ fn dot_slices<T: Real>(x: &[T], y: &[T]) -> (f64, f64) {
 
 /// Whether two matrices hold the same numbers.
 pub(crate) fn same<T: Real>(x: &Mat<T>, y: &Mat<T>) -> bool {
-    x.shape() == y.shape() && (0..x.ncols()).all(|j| x.col_as_slice(j) == y.col_as_slice(j))
+    const LANES: usize = 16;
+    let equal = |x: &[T], y: &[T]| x.iter().zip(y).fold(true, |equal, (x, y)| equal & (x == y));
+    x.shape() == y.shape()
+        && (0..x.ncols()).all(|j| {
+            let ((x, x_rest), (y, y_rest)) =
+                (x.col_as_slice(j).as_chunks::<LANES>(), y.col_as_slice(j).as_chunks::<LANES>());
+            x.iter().zip(y).all(|(x, y)| equal(x, y)) && equal(x_rest, y_rest)
+        })
 }
 
 #[cfg(test)]

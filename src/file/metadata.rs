@@ -19,7 +19,7 @@ pub(super) const LEGACY_WINDOW: std::ops::Range<u64> = 0x10_0000..0x11_0000;
 pub(super) const TRAINING_PREFIX: &str = "ss_";
 
 /// The SHA-256 of `bytes` in lower-case hex.
-pub fn sha256_hex(bytes: &[u8]) -> String {
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes))
 }
 

@@ -11,7 +11,6 @@ mod safetensors;
 mod writer;
 
 pub use atomic::AtomicFile;
-pub use metadata::sha256_hex;
 pub use safetensors::SafeTensors;
 pub use writer::{Finished, Writer, entry_bound};
 

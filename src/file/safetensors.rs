@@ -11,15 +11,22 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use sha2::{Digest, Sha256};
 
+use super::metadata::hex;
 use super::{MAX_HEADER, METADATA_KEY, human_size};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::tensor::{Dtype, TensorView};
+
+/// After how many bytes read the pages of a map are given back.
+const FORGET: usize = 1 << 20;
 
 /// An opened safetensors file, or a buffer of one, checked whole: every view lies inside it and has the size
 /// that its dtype and shape say.
@@ -30,6 +37,8 @@ pub struct SafeTensors {
     data_start: usize,
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, Tensor>,
+    /// Bytes that were read so far.
+    used: AtomicUsize,
 }
 
 /// Where the bytes live.
@@ -94,7 +103,9 @@ impl SafeTensors {
             Ok((bytes.len() - data.len(), header.metadata, tensors))
         });
         match parsed {
-            Ok((data_start, metadata, tensors)) => Ok(Self { path, bytes, data_start, metadata, tensors }),
+            Ok((data_start, metadata, tensors)) => {
+                Ok(Self { path, bytes, data_start, metadata, tensors, used: AtomicUsize::new(0) })
+            }
             Err(error) => Err(error.in_file(path)),
         }
     }
@@ -112,6 +123,28 @@ impl SafeTensors {
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The SHA-256 of the whole file in lower-case hex.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for block in self.bytes.chunks(FORGET) {
+            hash.update(block);
+            self.used(block.len());
+        }
+        hex(hash.finalize())
+    }
+
+    /// Says that so many bytes of the file were read and aren't needed for now. Every mebibyte of them the pages of
+    /// the map are given back, so that memory doesn't grow with the files; what is read again comes from the
+    /// system's cache.
+    pub(crate) fn used(&self, bytes: usize) {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Bytes::Mapped(map) = &self.bytes
+            && before / FORGET != (before + bytes) / FORGET
+        {
+            forget(map);
+        }
     }
 
     /// The free-form metadata of the header.
@@ -158,6 +191,19 @@ fn map(file: &File) -> io::Result<Mmap> {
     // process, as with every mapped file; `open` asks that nobody does it.
     unsafe { Mmap::map(file) }
 }
+
+/// Gives back the pages of a map.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn forget(map: &Mmap) {
+    // SAFETY: the map is shared with the file and read-only, so its pages hold nothing but what the file has, and
+    // reading them again brings the same bytes. A refusal costs memory and nothing else.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+}
+
+/// Other systems take pages back by themselves when memory is short.
+#[cfg(not(unix))]
+fn forget(_: &Mmap) {}
 
 /// The header and the data region of a file.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {

@@ -19,7 +19,7 @@ pub struct Point {
     pub numbers: usize,
 }
 
-/// The points of one form, the larger the better.
+/// The points of one form, by rank: the larger the better.
 #[derive(Clone, Debug)]
 pub struct Curve {
     /// The form.
@@ -44,19 +44,22 @@ impl Curve {
 
     /// The smallest point within `bound`.
     pub(super) fn smallest(&self, bound: Bound) -> Option<Point> {
-        self.allowed(bound).find(|point| point.error <= bound.truncation()).copied()
+        let (allowed, truncation) = (self.allowed(bound), bound.truncation());
+        allowed.get(allowed.partition_point(|point| point.error > truncation)).copied()
     }
 
     /// The point of least error that the rank limit allows; of points that differ by less than the dtype's
     /// rounding, the smallest.
     fn best(&self, bound: Bound) -> Point {
-        let least = self.allowed(bound).last().copied().unwrap_or(self.points[0]);
+        let allowed = self.allowed(bound);
+        let least = allowed.last().unwrap_or(&self.points[0]);
         let close = least.error.hypot(bound.floor());
-        self.allowed(bound).find(|point| point.error <= close).copied().unwrap_or(least)
+        *allowed.get(allowed.partition_point(|point| point.error > close)).unwrap_or(least)
     }
 
-    fn allowed(&self, bound: Bound) -> impl Iterator<Item = &Point> {
-        self.points.iter().filter(move |point| bound.rank.is_none_or(|limit| point.rank <= limit))
+    fn allowed(&self, bound: Bound) -> &[Point] {
+        let within = |point: &Point| bound.rank.is_none_or(|limit| point.rank <= limit);
+        &self.points[..self.points.partition_point(within)]
     }
 }
 
@@ -128,14 +131,19 @@ pub fn choose(curves: &[Curve], bound: Bound) -> Choice {
     })
 }
 
-/// The smallest tolerance at which all layers together take at most `numbers` stored numbers.
+/// The smallest tolerance at which all layers together take at most `numbers` stored numbers. Each comes with how
+/// many it stands for.
 ///
 /// # Errors
 /// Nothing fits: says how little would.
-pub fn tolerance_for_size(layers: &[Vec<Curve>], numbers: usize, bound: Bound) -> Result<f64> {
+pub fn tolerance_for_size<'c>(
+    layers: impl Iterator<Item = (&'c [Curve], usize)> + Clone,
+    numbers: usize,
+    bound: Bound,
+) -> Result<f64> {
     let size = |tolerance: f64| -> usize {
         let bound = Bound { tolerance, ..bound };
-        layers.iter().map(|curves| choose(curves, bound).point.numbers).sum()
+        layers.clone().map(|(curves, count)| choose(curves, bound).point.numbers * count).sum()
     };
     if size(0.0) <= numbers {
         return Ok(0.0);

@@ -182,9 +182,8 @@ fn sampled_curves(
 }
 
 fn at_size(samples: &[Sample], bytes: u64, bound: Bound) -> Result<Bound> {
-    let expanded: Vec<Vec<Curve>> =
-        samples.iter().flat_map(|sample| std::iter::repeat_n(sample.curves.clone(), sample.count)).collect();
-    let tolerance = budget::tolerance_for_size(&expanded, bytes as usize / bound.dtype.size(), bound)?;
+    let layers = samples.iter().map(|sample| (&sample.curves[..], sample.count));
+    let tolerance = budget::tolerance_for_size(layers, bytes as usize / bound.dtype.size(), bound)?;
     Ok(Bound { tolerance, ..bound })
 }
 

@@ -87,6 +87,14 @@ struct Piece {
     flat: bool,
 }
 
+/// What there is to say of all sites, once they are written.
+#[derive(Default)]
+struct Body {
+    stored: labels::Stored,
+    layers: Vec<(LayerReport, Certificate)>,
+    warnings: Vec<String>,
+}
+
 impl Merge {
     /// No inputs yet, default options.
     pub fn new() -> Self {
@@ -170,45 +178,19 @@ impl Merge {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = plan::sites(&self.inputs)?;
         let context = self.context(&run, &sites)?;
-        let recipe = Recipe::of(&self.inputs, &self.options);
         let (bound, tolerance) = self.bound(&mut run, &context, &sites)?;
 
         let name = path.map_or_else(|| "memory".into(), Path::to_owned);
         let reserve = sites.iter().map(header_entries).sum::<usize>() + self.header_rest();
         let mut writer = Writer::new(sink, name, reserve)?;
-        let mut passengers = self.passengers()?.into_iter().peekable();
-        let mut stored = labels::Stored::default();
-        let (mut layers, mut warnings, mut flat) = (Vec::new(), Vec::new(), Vec::new());
-        run.stage("merging");
-        run.for_each(
-            &sites,
-            |site| match context.options.dtype {
-                Dtype::F32 | Dtype::F64 => context.piece::<f64>(site, bound),
-                _ => context.piece::<f32>(site, bound),
-            },
-            |site, piece| {
-                let module = format!("{}.", site.module);
-                while let Some((name, data, shape)) = passengers.next_if(|(name, ..)| *name < module) {
-                    writer.push(&name, self.options.dtype, &shape, &data)?;
-                }
-                for tensor in piece.tensors {
-                    let name = format!("{}{}", site.module, tensor.suffix);
-                    writer.push(&name, tensor.dtype, &tensor.shape, &tensor.data)?;
-                }
-                for (layer, _) in &piece.layers {
-                    stored.families.insert(layer.family);
-                    stored.ranks.extend(layer.rank);
-                }
-                layers.extend(piece.layers);
-                warnings.extend(piece.warnings);
-                flat.extend(piece.flat.then_some(site.module));
-                Ok(())
-            },
-        )?;
-        for (name, data, shape) in passengers {
-            writer.push(&name, self.options.dtype, &shape, &data)?;
-        }
-        warnings.extend(flat_warning(&flat));
+        // Hashing the inputs takes a while and needs nothing of the rest.
+        let (recipe, body) = std::thread::scope(|scope| {
+            let recipe = scope.spawn(|| Recipe::of(&self.inputs, &self.options));
+            let body = self.stream(&mut run, &context, &sites, bound, &mut writer);
+            (recipe.join(), body)
+        });
+        let Body { stored, layers, warnings } = body?;
+        let recipe = recipe.map_err(|_| Error::internal("the inputs could not be hashed"))?;
         let (sink, finished) = writer.finish(labels::metadata(&self.inputs, &recipe, &stored, path))?;
 
         let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
@@ -230,6 +212,50 @@ impl Merge {
             ),
         };
         Ok((sink, report))
+    }
+
+    /// Merges every site and streams it into `writer`.
+    fn stream<W: Read + Write + Seek>(
+        &self,
+        run: &mut engine::Run<'_>,
+        context: &Context<'_>,
+        sites: &[Site<'_>],
+        bound: Bound,
+        writer: &mut Writer<W>,
+    ) -> Result<Body> {
+        let mut passengers = self.passengers()?.into_iter().peekable();
+        let (mut body, mut flat) = (Body::default(), Vec::new());
+        run.stage("merging");
+        run.for_each(
+            sites,
+            |site| match context.options.dtype {
+                Dtype::F32 | Dtype::F64 => context.piece::<f64>(site, bound),
+                _ => context.piece::<f32>(site, bound),
+            },
+            |site, piece| {
+                let module = format!("{}.", site.module);
+                while let Some((name, data, shape)) = passengers.next_if(|(name, ..)| *name < module) {
+                    writer.push(&name, self.options.dtype, &shape, &data)?;
+                }
+                for tensor in piece.tensors {
+                    let name = format!("{}{}", site.module, tensor.suffix);
+                    writer.push(&name, tensor.dtype, &tensor.shape, &tensor.data)?;
+                }
+                for (layer, _) in &piece.layers {
+                    body.stored.families.insert(layer.family);
+                    body.stored.ranks.extend(layer.rank);
+                }
+                body.layers.extend(piece.layers);
+                body.warnings.extend(piece.warnings);
+                flat.extend(piece.flat.then_some(site.module));
+                Ok(())
+            },
+        )?;
+        for (name, data, shape) in passengers {
+            writer.push(&name, self.options.dtype, &shape, &data)?;
+        }
+        body.warnings.extend(flat_warning(&flat));
+        Ok(body)
     }
 
     /// Checks what can be checked without work, and gathers what the strategy wants to know of the whole file.
@@ -301,7 +327,8 @@ impl Merge {
         let bound = self.plain_bound();
         let Some(limit) = self.size_limit() else { return Ok((bound, None)) };
         let curves = context.survey(run, sites)?;
-        let tolerance = budget::tolerance_for_size(&curves, self.numbers_within(limit, sites), bound)?;
+        let layers = curves.iter().map(|curves| (&curves[..], 1));
+        let tolerance = budget::tolerance_for_size(layers, self.numbers_within(limit, sites), bound)?;
         Ok((Bound { tolerance, within_size: true, ..bound }, Some(tolerance)))
     }
 

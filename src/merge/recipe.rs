@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::options::{Options, Quality, Space};
 use super::{Input, strategy};
-use crate::file::sha256_hex;
 
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -39,7 +38,7 @@ impl Recipe {
     pub(super) fn of(inputs: &[Input], options: &Options) -> Self {
         let input = |input: &Input| RecipeInput {
             name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            sha256: sha256_hex(input.adapter.file().bytes()),
+            sha256: input.adapter.file().sha256(),
             weight: input.weight,
         };
         let quality = |quality| match quality {
