@@ -136,6 +136,7 @@ def parse_arguments() -> argparse.Namespace:
         help="the best Kronecker product with the w1 shape of the strongest input",
     )
     parser.add_argument("--optimal-rank", metavar="R", type=int, help="the best matrix of rank R")
+    parser.add_argument("--peak", metavar="X", type=float, help="what is merged is scaled to this largest entry")
     parser.add_argument("--layers", metavar="REGEX", default="", help="only modules that match")
     parser.add_argument("--sample", metavar="N", type=int, help="only so many parameters, evenly spread")
     return parser.parse_args()
@@ -159,6 +160,8 @@ def main() -> None:
             if (own_split := adapter.kron_split(module)) and norm(part) > strongest:
                 strongest, split = norm(part), own_split
             wanted = part if wanted is None else difference(wanted, -part, module)
+        if arguments.peak and norm(wanted):
+            wanted = wanted * (arguments.peak / np.abs(wanted).max())
         layer = Layer(module, parameter, norm(difference(wanted, made, module)), norm(wanted))
         layers.append(layer)
         if parameter == "bias" or not layer.norm:
