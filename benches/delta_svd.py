@@ -89,9 +89,8 @@ def shape_of(inputs: list[Adapter], module: str) -> tuple[int, int]:
     if "hada_w1_a" in suffixes:
         return sides("hada_w1_a")[0], sides("hada_w1_b")[1]
     if split := adapter.kron_split(module):
-        whole = "lokr_w2" in suffixes
-        rows, columns = sides("lokr_w2" if whole else "lokr_w2_a")[0], sides("lokr_w2" if whole else "lokr_w2_b")[1]
-        return split[0] * rows, split[1] * columns
+        left, right = ("lokr_w2",) * 2 if "lokr_w2" in suffixes else ("lokr_w2_a", "lokr_w2_b")
+        return split[0] * sides(left)[0], split[1] * sides(right)[1]
     return sides("diff")
 
 

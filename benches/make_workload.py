@@ -129,7 +129,8 @@ class Values:
         return left @ right
 
     def delta_norm(self, layer: Layer) -> float:
-        return SHARE * WEIGHT_DEVIATION * math.sqrt(layer.out * layer.columns) * math.exp(0.5 * self.random.normal())
+        weight_norm = WEIGHT_DEVIATION * math.sqrt(layer.out * layer.columns)
+        return SHARE * weight_norm * math.exp(0.5 * self.random.normal())
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,13 @@ SDXL_LORA = Inputs("sdxl", "lora", 32, 3)
 SD15_LOKR = Inputs("sd15", "lokr", 16, 3, factor=8)
 SD15_LOHA = Inputs("sd15", "loha", 8, 3)
 SD15_LORA = Inputs("sd15", "lora", 32, 3)
-SDXL_MIXED = (Inputs("sdxl", "lora", 16, 1), Inputs("sdxl", "loha", 8, 1), Inputs("sdxl", "lokr", 16, 1, factor=8))
+SDXL_MIXED = (
+    Inputs("sdxl", "lora", 16, 1),
+    replace(SDXL_LOHA, count=1),
+    replace(SDXL_LOKR, count=1),
+)
+FLUX_LORA = Inputs("flux", "lora", 32, 2)
+FLUX_LOKR = Inputs("flux", "lokr", 16, 2, factor=8)
 
 WORKLOADS = (
     Workload("sdxl-lokr3-lokr", (SDXL_LOKR,), "--format lokr", 64, "--optimal-lokr"),
@@ -90,12 +96,8 @@ WORKLOADS = (
     Workload("sd15-lokr3-lora64", (SD15_LOKR,), "--format lora --rank 64", 64, "--optimal-rank 64"),
     Workload("sd15-loha3-auto", (SD15_LOHA,), "--format auto", 192),
     Workload("sd15-lora3-lora32", (SD15_LORA,), "--format lora --rank 32", 32, "--optimal-rank 32"),
-    Workload(
-        "flux-lora2-lora32", (Inputs("flux", "lora", 32, 2),), "--format lora --rank 32", 32, "--optimal-rank 32"
-    ),
-    Workload(
-        "flux-lokr2-lokr", (Inputs("flux", "lokr", 16, 2, factor=8),), "--format lokr", 64, "--optimal-lokr"
-    ),
+    Workload("flux-lora2-lora32", (FLUX_LORA,), "--format lora --rank 32", 32, "--optimal-rank 32"),
+    Workload("flux-lokr2-lokr", (FLUX_LOKR,), "--format lokr", 64, "--optimal-lokr"),
 )
 
 OURS = "lycomerge"
