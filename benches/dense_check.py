@@ -136,7 +136,7 @@ def parse_arguments() -> argparse.Namespace:
         help="the best Kronecker product with the w1 shape of the strongest input",
     )
     parser.add_argument("--optimal-rank", metavar="R", type=int, help="the best matrix of rank R")
-    parser.add_argument("--peak", metavar="X", type=float, help="what is merged is scaled to this largest entry")
+    parser.add_argument("--peak", metavar="X", type=float, help="the sum is scaled to this largest entry")
     parser.add_argument("--layers", metavar="REGEX", default="", help="only modules that match")
     parser.add_argument("--sample", metavar="N", type=int, help="only so many parameters, evenly spread")
     return parser.parse_args()

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 
 BLOCK = 1 << 20
+# Seconds between two looks at a process's memory.
+SAMPLED = 0.002
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ def run(command: list[str]) -> Run:
             raise SystemExit(f"{' '.join(command)}\nfailed with {process.returncode}:\n{message}")
         # Linux counts in KiB.
         return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, out.read().decode())
+
+
+def private_peak(command: list[str]) -> int:
+    """The most memory of its own, without pages of mapped files, in bytes: sampled, so not in a timed run."""
+    most = 0
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                most = max(most, int(line.split()[1]) * 1024)
+        time.sleep(SAMPLED)
+    return most
 
 
 def read(paths: list[Path]) -> str:

@@ -190,6 +190,8 @@ def measure_workload(workload: Workload, paths: list[Path], setting: Setting, ru
                 hashes.add(measure.read([contender.output]))
             if contender.name != OURS:
                 contender.output.unlink()
+    measure.settle(found[0].output)
+    private = measure.private_peak(found[0].command)
     ours = taken[OURS]
     rows = {}
     for contender in found:
@@ -204,6 +206,7 @@ def measure_workload(workload: Workload, paths: list[Path], setting: Setting, ru
         "workload": asdict(workload),
         "bytes_in": sum(path.stat().st_size for path in paths),
         "bytes_out": found[0].output.stat().st_size,
+        "private_peak": private,
         "identical": len(hashes) == 1,
         "rows": rows,
     }
@@ -231,7 +234,8 @@ def megabytes(size: float) -> str:
 def print_workload(result: dict) -> None:
     workload = result["workload"]
     print(f"\n{workload['name']}: {workload['options']}")
-    print(f"  {megabytes(result['bytes_in'])} in, {megabytes(result['bytes_out'])} out")
+    sizes = (megabytes(result[field]) for field in ("bytes_in", "bytes_out", "private_peak"))
+    print("  {} in, {} out, {} at most without mapped files".format(*sizes))
     print(f"  {'':24} {'wall':>10} {'CPU':>10} {'peak':>9}  ours is")
     for name, row in result["rows"].items():
         middle, ratio = row["median"], row["ours_to_it"]
