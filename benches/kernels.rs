@@ -15,6 +15,7 @@ use divan::{Bencher, Divan, black_box};
 use faer::Mat;
 use lycomerge::adapter::{Dims, WeightShape};
 use lycomerge::delta::core::Core;
+use lycomerge::delta::joint::Joint;
 use lycomerge::delta::{Delta, Factor, Hadamard, Kron, Term, gram};
 use lycomerge::fit::{Bound, FitOptions, Fitter, Format};
 use lycomerge::tensor::{Dtype, Real, TensorView, encode};
@@ -162,13 +163,13 @@ fn qr_core(bencher: Bencher<'_, '_>, at: (Kind, usize)) {
 
 /// A fit, from the delta to the balanced term, of the least error at a rank or within a tolerance.
 fn fit(bencher: Bencher<'_, '_>, at: (Kind, usize), format: Format, tolerance: f64, rank: Option<usize>) {
-    let exact = layer::<f64>(at);
-    let delta = exact.cast::<f32>();
+    let delta = layer::<f32>(at);
     let shape = WeightShape { rows: at.1, cols: at.1, dims: Dims::Kernel(Vec::new()) };
     let options = FitOptions { format, dtype: Dtype::F16, factor: None, match_norm: false };
-    let bound = Bound { tolerance, rank, rank_only: rank.is_some(), values_only: false, dtype: Dtype::F16 };
+    let bound = Bound { rank_only: rank.is_some(), ..Bound::new(tolerance, rank, Dtype::F16) };
     bencher.bench_local(|| {
-        let fitter = Fitter::new(black_box(&delta), &exact, &shape, &options);
+        let joint = Joint::new(black_box(&delta));
+        let fitter = Fitter::new(&joint, &shape, &options);
         let choice = fitter.choose(bound).expect("the decomposition converges");
         fitter.make(choice).expect("the decomposition converges")
     });
@@ -202,6 +203,7 @@ fn fit_lokr(bencher: Bencher<'_, '_>, at: (Kind, usize)) {
 #[divan::bench(args = SQUARES)]
 fn gram_of_three(bencher: Bencher<'_, '_>, size: usize) {
     let mut noise = Noise(1);
-    let deltas = [Kind::Lora, Kind::Loha, Kind::Lokr].map(|kind| Delta::of(0.5, noise.term(kind, size)));
+    let deltas =
+        [Kind::Lora, Kind::Loha, Kind::Lokr].map(|kind| Delta::<f32>::of(0.5, noise.term(kind, size)));
     bencher.bench_local(|| gram::gram(black_box(&deltas.each_ref())));
 }

@@ -1,5 +1,6 @@
 //! One error type for the whole library: what is wrong, in which file and layer, and what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,19 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// Text that a file or a path may have brought, fit to be shown on one line: names and metadata can hold anything,
+/// escape sequences for a terminal too, so control characters come out as `\u{1b}` and the like.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    Cow::Owned(line)
+}
+
 /// What is wrong, in which file and layer. Displays as one line: `FILE: layer LAYER: message`.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -37,9 +51,9 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of `kind`; `message` says what is wrong and what to do.
+    /// An error of `kind`; `message` says what is wrong and what to do, and is made one line.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), file: None, layer: None }
+        Self { kind, message: one_line(&message.into()).into_owned(), file: None, layer: None }
     }
 
     pub(crate) fn format(message: impl Into<String>) -> Self {
@@ -113,10 +127,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{}: ", file.display())?;
+            write!(f, "{}: ", one_line(&file.to_string_lossy()))?;
         }
         if let Some(layer) = &self.layer {
-            write!(f, "layer {layer}: ")?;
+            write!(f, "layer {}: ", one_line(layer))?;
         }
         f.write_str(&self.message)
     }

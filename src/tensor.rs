@@ -246,7 +246,10 @@ fn f8_e4m3(byte: u8) -> f32 {
 /// # Errors
 /// A value that `dtype` can't hold (it would become infinite), and a dtype that can't be written.
 pub fn encode<T: Real>(reals: &[T], dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
-    let overflow = |x: f64| Err(Error::value(format!("the value {x:e} is out of the range of {dtype}")));
+    let wider = if dtype == Dtype::F16 { "bfloat16 or float32" } else { "float64" };
+    let overflow = |x: f64| {
+        Err(Error::value(format!("the value {x:e} is out of the range of {dtype}; dtype {wider} holds it")))
+    };
     out.reserve(reals.len() * dtype.size());
     match dtype {
         Dtype::F64 => reals.iter().for_each(|x| out.extend_from_slice(&x.to_f64().to_le_bytes())),
@@ -382,8 +385,9 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_refused_and_named() {
         let error = encode(&[1.0_f32, 70000.0], Dtype::F16, &mut Vec::new()).unwrap_err();
-        assert!(error.message().contains("7e4"), "{error}");
-        assert!(encode(&[1e39_f64], Dtype::F32, &mut Vec::new()).is_err());
+        assert!(error.message().contains("7e4") && error.message().contains("bfloat16"), "{error}");
+        let error = encode(&[1e39_f64], Dtype::F32, &mut Vec::new()).unwrap_err();
+        assert!(error.message().contains("float64"), "{error}");
         assert!(encode(&[1e300_f64], Dtype::F64, &mut Vec::new()).is_ok());
     }
 

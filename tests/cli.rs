@@ -132,6 +132,8 @@ fn a_wrong_command_line_exits_with_2_and_writes_nothing() {
         ("--weights 1 2 3", "Number of weights (3) must match number of models (2)"),
         ("--weights 1 much", "models stand before --weights"),
         ("--weights 1 nan", "a weight is a finite number"),
+        ("--weights ,", "Number of weights (0)"),
+        ("--threads 5000", "a whole number from 1 to 1024"),
         ("--colour red", "--colour"),
         ("--format zip", "auto, lokr, loha, lora, full"),
         ("--format lokr", "--format lora"),
@@ -164,6 +166,20 @@ fn what_is_asked_for_goes_to_stdout() {
 }
 
 #[test]
+fn an_output_with_a_name_that_hosts_overlook_is_warned_of() {
+    let folder = two("lora");
+    for name in ["out.pt", "out"] {
+        let ran = done(&folder, &format!("merge italic.safetensors -o {name}"));
+        assert!(
+            ran.stderr.contains(&format!("Warning: {name} will be a safetensors file")),
+            "{}",
+            ran.stderr
+        );
+    }
+    assert!(!done(&folder, MERGE).stderr.contains("will be a safetensors file"));
+}
+
+#[test]
 fn a_missing_model_is_named_exactly() {
     let folder = two("lora");
     for words in ["merge italic.safetensors none.safetensors -o out.safetensors", "inspect none.safetensors"]
@@ -179,7 +195,7 @@ fn a_missing_model_is_named_exactly() {
 #[test]
 fn negative_weights_are_numbers_in_every_spelling() {
     let folder = two("lora");
-    for weights in ["--weights 0.7 -0.4", "--weights=0.7,-0.4", "-w 0.7 -w -.4", "-w 7e-1 -4e-1 --verify"] {
+    for weights in ["--weights 0.7 -0.4", "--weights=0.7,-0.4", "-w 0.7 -w -.4", "-w 0.7, -4e-1 --verify"] {
         done(&folder, &format!("{MERGE} {weights} --metadata report.json"));
         let report = json(&folder.path().join("report.json"));
         let inputs = report["recipe"]["inputs"].as_array().unwrap();
@@ -345,6 +361,7 @@ fn a_folder_is_neither_a_model_nor_an_output() {
     fails(&folder, "merge italic.safetensors folder.safetensors -o out.safetensors", 1, &says);
     fails(&folder, "merge italic.safetensors -o folder.safetensors", 1, &says);
     fails(&folder, "merge italic.safetensors -o none/out.safetensors", 1, &["none", "does not exist"]);
+    fails(&folder, "merge italic.safetensors -o none/", 1, &["none/: this is the name of a folder"]);
     fails(&folder, "merge italic.safetensors -o out.safetensors --metadata none/report.json", 1, &["none"]);
 }
 
@@ -438,6 +455,21 @@ fn an_alpha_that_is_no_finite_number_is_refused() {
 }
 
 #[test]
+fn a_number_that_the_output_cannot_hold_is_refused_with_what_can() {
+    let folder = two("lora");
+    let mut tensors = read(&folder, "invert.safetensors");
+    let (dtype, shape, data) = tensors.get_mut(&format!("{LINEAR}.lora_up.weight")).unwrap();
+    *dtype = Dtype::F32;
+    *data = 1e15_f32.to_le_bytes().repeat(shape.iter().product());
+    write(&folder, "invert.safetensors", &tensors);
+    for options in ["", "--format full", "--space factor"] {
+        let says = [&format!("out.safetensors: layer {LINEAR}: "), "dtype bfloat16 or float32 holds it"];
+        fails(&folder, &format!("{MERGE} {options}"), 1, &says);
+    }
+    done(&folder, &format!("{MERGE} --dtype bfloat16"));
+}
+
+#[test]
 fn a_tensor_of_no_known_kind_is_refused_or_left_out_on_request() {
     let folder = two("lora");
     let mut tensors = read(&folder, "invert.safetensors");
@@ -451,6 +483,56 @@ fn a_tensor_of_no_known_kind_is_refused_or_left_out_on_request() {
 
     write(&folder, "invert.safetensors", &Tensors::new());
     fails(&folder, MERGE, 1, &["invert.safetensors: the file holds no adapter layers"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn nothing_in_a_file_can_command_the_terminal() {
+    const EVIL: &str = "\u{1b}[2J\u{9b}31m\u{7}\rError: all is lost\nError: all is lost";
+    let folder = two("lora");
+    let path = folder.path().join("evil\u{1b}[31m.safetensors");
+    let mut writer = Writer::new(AtomicFile::create(&path).unwrap(), path.clone(), 0).unwrap();
+    let layer = format!("lora_{EVIL}_1_layer");
+    let number = 1e-3_f32.to_le_bytes();
+    for suffix in ["alpha", "lora_down.weight", "lora_up.weight"] {
+        let shape: &[usize] = if suffix == "alpha" { &[] } else { &[1, 1] };
+        // An alpha of 0 is warned of, with the layer's name.
+        let number = if suffix == "alpha" { [0; 4] } else { number };
+        writer.push(&format!("{layer}.{suffix}"), Dtype::F32, shape, &number).unwrap();
+    }
+    let metadata = BTreeMap::from([("ss_output_name", EVIL), ("ss_base_model_version", EVIL)]);
+    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    writer.finish(metadata).unwrap().0.commit().unwrap();
+    let tame = |ran: &Ran| {
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("Error: all is lost")), "{said}");
+        said
+    };
+    let merged = "merge evil\u{1b}[31m.safetensors italic.safetensors -o out\u{1b}[31m.safetensors --verify";
+    for words in ["inspect evil\u{1b}[31m.safetensors", merged] {
+        let said = tame(&done(&folder, words));
+        assert!(said.contains("lora_\\u{1b}[2J\\u{9b}31m\\u{7}\\rError: all is lost\\nError"), "{said}");
+    }
+    let ran = done(&folder, "inspect --json evil\u{1b}[31m.safetensors");
+    tame(&ran);
+    let surveys: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(surveys[0]["metadata"]["ss_output_name"], EVIL);
+
+    let foreign = Tensors::from([(format!("{layer}.colour"), (Dtype::U8, vec![1], vec![1]))]);
+    write(&folder, "evil.safetensors", &foreign);
+    let halved =
+        Tensors::from([(format!("{layer}.lora_up.weight"), (Dtype::F32, vec![1, 1], number.to_vec()))]);
+    write(&folder, "half.safetensors", &halved);
+    for file in ["evil", "half", "none\u{1b}[31m"] {
+        for words in
+            [format!("inspect {file}.safetensors"), format!("merge {file}.safetensors -o out.safetensors")]
+        {
+            let ran = run(&folder, &words);
+            assert_eq!(ran.code, Some(1), "{words:?}");
+            assert!(tame(&ran).contains("\\u{1b}["), "{words:?}: {}", ran.stderr);
+        }
+    }
 }
 
 #[test]
@@ -502,4 +584,29 @@ fn a_merge_that_is_stopped_leaves_nothing_behind() {
             assert!(content(&folder) == before, "{:?}", names(&folder));
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_when_the_output_stands_is_no_failure() {
+    use std::process::Stdio;
+
+    let folder = two("lokrfull");
+    // Its error calls for advice, which takes longer than the merge.
+    let mut child = command(&folder, &format!("{MERGE} --format lokr"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !folder.path().join("out.safetensors").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && !stderr.contains("Error"), "{stderr}");
+    assert!(stdout.starts_with("out.safetensors: 97 layers (LoKr), "), "{stdout}");
+    assert!(stderr.contains("Warning: lokr holds this merge to "), "{stderr}");
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use super::members::Members;
 use super::shape::{Dims, WeightShape};
 use super::{Layer, NewTensor, Param, full, loha, lokr, lora, name, refused};
-use crate::delta::Delta;
+use crate::delta::{Delta, MOST_FORMED};
 use crate::error::{Error, Result};
 use crate::file::SafeTensors;
 use crate::tensor::{Real, TensorView};
@@ -31,6 +31,8 @@ pub(super) struct Checked {
     pub(super) shape: WeightShape,
     pub(super) scale: f64,
     pub(super) rank: Option<usize>,
+    /// The numbers of the largest matrices that merging makes of the stored ones.
+    pub(super) expanded: usize,
     pub(super) warning: Option<String>,
 }
 
@@ -138,13 +140,19 @@ pub(super) fn layers_of(
         owned += own.len();
         let views = own.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?))).collect();
         let members = Members::new(views);
-        let Checked { mut shape, scale, rank, warning } = (row.check)(&members)?;
+        let Checked { mut shape, scale, rank, expanded, warning } = (row.check)(&members)?;
+        let numbers = members.iter().map(|(_, view)| view.len()).sum();
+        if expanded > MOST_FORMED.max(numbers) {
+            return Err(Error::format(format!(
+                "its {numbers} numbers stand for a {shape} parameter that takes {expanded} to merge; no image model \
+                 has a layer like that"
+            )));
+        }
         if shape.dims == Dims::Unknown
             && let Some(kernel) = name::unet_kernel(module, shape.cols)
         {
             shape.dims = Dims::Kernel(kernel);
         }
-        let numbers = members.iter().map(|(_, view)| view.len()).sum();
         layers.push((
             row.param,
             Layer { family: row.family, shape, scale, rank, numbers, tensors: own },

@@ -38,10 +38,10 @@ pub fn norm_names(norm: bool, param: Param) -> &'static str {
 fn check(members: &Members<'_>, suffix: &str, param: Param) -> Result<Checked> {
     let view = members.factor(suffix)?;
     let shape = match param {
-        Param::Weight => WeightShape::of_tensor(view.shape),
-        Param::Bias => WeightShape::new(view.len(), 1, Dims::Vector),
+        Param::Weight => WeightShape::of_tensor(view.shape)?,
+        Param::Bias => WeightShape::new(view.len(), 1, Dims::Vector)?,
     };
-    Ok(Checked { shape, scale: 1.0, rank: None, warning: None })
+    Ok(Checked { shape, scale: 1.0, rank: None, expanded: view.len(), warning: None })
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, suffix: &str, layer: &Layer) -> Result<Delta<T>> {

@@ -31,8 +31,8 @@ pub(super) static ROW: Row = Row {
 };
 
 fn check(members: &Members<'_>) -> Result<Checked> {
-    let first = half_shape(members, &FIRST)?;
-    let second = half_shape(members, &SECOND)?;
+    let (first, first_rank) = half_shape(members, &FIRST)?;
+    let (second, second_rank) = half_shape(members, &SECOND)?;
     let shape = first.join(&second).map_err(|_| {
         Error::format(format!(
             "its halves don't fit together: w1 makes a {first} matrix and w2 a {second} one"
@@ -40,14 +40,18 @@ fn check(members: &Members<'_>) -> Result<Checked> {
     })?;
     let rank = members.flat(FIRST.b)?.0;
     let (scale, warning) = members.scale(rank)?;
-    Ok(Checked { shape, scale, rank: Some(rank), warning })
+    let lifted = first_rank.saturating_mul(second_rank).saturating_mul(shape.rows + shape.cols);
+    let folded = first_rank.max(second_rank).saturating_mul(shape.cols);
+    let expanded = lifted.min(shape.rows * shape.cols).max(folded);
+    Ok(Checked { shape, scale, rank: Some(rank), expanded, warning })
 }
 
-fn half_shape(members: &Members<'_>, half: &Half) -> Result<WeightShape> {
+/// The shape of a half and its inner rank.
+fn half_shape(members: &Members<'_>, half: &Half) -> Result<(WeightShape, usize)> {
     let ((a_rows, a_cols), (rank, cols)) = (members.flat(half.a)?, members.flat(half.b)?);
     if members.has(half.core) {
         let kernel = tucker_kernel(members, half.core, a_rows, rank)?;
-        return Ok(WeightShape::new(a_cols, cols * kernel.iter().product::<usize>(), Dims::Kernel(kernel)));
+        return Ok((WeightShape::with_kernel(a_cols, cols, kernel)?, a_rows));
     }
     if a_cols != rank {
         return Err(Error::format(format!(
@@ -59,7 +63,7 @@ fn half_shape(members: &Members<'_>, half: &Half) -> Result<WeightShape> {
         [_, _, kernel @ ..] if !kernel.is_empty() => Dims::Kernel(kernel.to_vec()),
         _ => Dims::Unknown,
     };
-    Ok(WeightShape::new(a_rows, cols, dims))
+    Ok((WeightShape::new(a_rows, cols, dims)?, rank))
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {

@@ -7,7 +7,7 @@
 use super::family::{Checked, Family, Row};
 use super::lora::{fold_tucker, tucker_kernel};
 use super::members::Members;
-use super::shape::{Dims, WeightShape};
+use super::shape::{Dims, WeightShape, flat_cols};
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Kron, Term};
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ struct Part {
     rows: usize,
     cols: usize,
     rank: Option<usize>,
+    /// An upper bound on its rank as a matrix.
+    inner: usize,
     dims: Dims,
 }
 
@@ -45,7 +47,7 @@ fn part(members: &Members<'_>, whole: &str, a: &str, b: &str) -> Result<Part> {
         (true, false) => {
             let (rows, cols) = members.flat(whole)?;
             let kernel = members.factor(whole)?.shape[2..].to_vec();
-            Ok(Part { rows, cols, rank: None, dims: Dims::Kernel(kernel) })
+            Ok(Part { rows, cols, rank: None, inner: rows.min(cols), dims: Dims::Kernel(kernel) })
         }
         (false, _) => {
             let ((rows, inner), (rank, cols)) = (members.flat(a)?, members.flat(b)?);
@@ -58,7 +60,7 @@ fn part(members: &Members<'_>, whole: &str, a: &str, b: &str) -> Result<Part> {
                 [_, _, kernel @ ..] if !kernel.is_empty() => Dims::Kernel(kernel.to_vec()),
                 _ => Dims::Unknown,
             };
-            Ok(Part { rows, cols, rank: Some(rank), dims })
+            Ok(Part { rows, cols, rank: Some(rank), inner: rank.min(rows).min(cols), dims })
         }
     }
 }
@@ -74,21 +76,24 @@ fn w2_part(members: &Members<'_>) -> Result<Part> {
     let kernel = tucker_kernel(members, T2, left, rank)?;
     Ok(Part {
         rows,
-        cols: cols * kernel.iter().product::<usize>(),
+        cols: flat_cols(cols, &kernel),
         rank: Some(rank),
+        inner: left,
         dims: Dims::Kernel(kernel),
     })
 }
 
 fn check(members: &Members<'_>) -> Result<Checked> {
     let (w1, w2) = (part(members, W1, W1_A, W1_B)?, w2_part(members)?);
-    let too_large = || Error::format("w1 and w2 make a matrix larger than any computer holds");
-    let rows = w1.rows.checked_mul(w2.rows).ok_or_else(too_large)?;
-    let cols = w1.cols.checked_mul(w2.cols).ok_or_else(too_large)?;
-    rows.checked_mul(cols).and_then(|n| n.checked_mul(8)).ok_or_else(too_large)?;
+    let (rows, cols) = (w1.rows.saturating_mul(w2.rows), w1.cols.saturating_mul(w2.cols));
+    let shape = WeightShape::new(rows, cols, w2.dims)?;
+    let lifted = w1.inner.saturating_mul(w2.inner).saturating_mul(rows + cols);
+    // w1 is made whole wherever it is used, and a Tucker core is folded into w2_b.
+    let folded = if members.has(T2) { w2.inner.saturating_mul(w2.cols) } else { 0 };
+    let expanded = lifted.min(rows * cols).max(w1.rows * w1.cols).max(folded);
     let rank = w2.rank.or(w1.rank);
     let (scale, warning) = rank.map_or(Ok((1.0, None)), |rank| members.scale(rank))?;
-    Ok(Checked { shape: WeightShape::new(rows, cols, w2.dims), scale, rank, warning })
+    Ok(Checked { shape, scale, rank, expanded, warning })
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {

@@ -8,7 +8,7 @@ use faer::Mat;
 
 use super::family::{Checked, Family, Row};
 use super::members::{Members, check_finite};
-use super::shape::{Dims, WeightShape};
+use super::shape::WeightShape;
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
@@ -38,20 +38,16 @@ fn check(members: &Members<'_>) -> Result<Checked> {
         )));
     }
     let shape = match members.get(MID) {
-        None => {
-            let kernel = members.factor(DOWN)?.shape[2..].to_vec();
-            WeightShape::new(rows, down_cols, Dims::Kernel(kernel))
-        }
-        Some(_) => {
-            let kernel = tucker_kernel(members, MID, rank, rank)?;
-            WeightShape::new(rows, down_cols * kernel.iter().product::<usize>(), Dims::Kernel(kernel))
-        }
+        None => WeightShape::of_tensor(&[&[rows], &members.factor(DOWN)?.shape[1..]].concat())?,
+        Some(_) => WeightShape::with_kernel(rows, down_cols, tucker_kernel(members, MID, rank, rank)?)?,
     };
+    let mut expanded = if members.has(MID) { rank.saturating_mul(shape.cols) } else { 0 };
     if [INDICES, VALUES, SIZE].iter().any(|suffix| members.has(suffix)) {
         sparse::<f32>(members, &shape)?;
+        expanded = expanded.max(shape.rows * shape.cols);
     }
     let (scale, warning) = members.scale(rank)?;
-    Ok(Checked { shape, scale, rank: Some(rank), warning })
+    Ok(Checked { shape, scale, rank: Some(rank), expanded, warning })
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
@@ -61,7 +57,11 @@ pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Del
     let right = if members.has(MID) { fold_tucker(&members.matrix(MID, rank)?, &down) } else { down };
     let mut delta = Delta::of(layer.scale, Term::Plain(Factor::Product { left, right }));
     if members.has(VALUES) {
-        delta.add_scaled(1.0, &Delta::of(1.0, Term::Plain(Factor::Full(sparse(members, &layer.shape)?))));
+        let mut residual = Mat::zeros(layer.shape.rows, layer.shape.cols);
+        for (i, j, value) in sparse::<T>(members, &layer.shape)? {
+            residual[(i, j)] += value;
+        }
+        delta.add_scaled(1.0, &Delta::of(1.0, Term::Plain(Factor::Full(residual))));
     }
     Ok(delta)
 }
@@ -87,7 +87,8 @@ pub(super) fn fold_tucker<T: Real>(core: &Mat<T>, down: &Mat<T>) -> Mat<T> {
     })
 }
 
-fn sparse<T: Real>(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<T>> {
+/// The entries of the residual: row, column, value.
+fn sparse<T: Real>(members: &Members<'_>, shape: &WeightShape) -> Result<Vec<(usize, usize, T)>> {
     let integers = |suffix: &str| -> Result<Vec<usize>> {
         let view =
             members.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
@@ -115,13 +116,12 @@ fn sparse<T: Real>(members: &Members<'_>, shape: &WeightShape) -> Result<Mat<T>>
             values.len()
         )));
     }
-    let mut out = Mat::zeros(shape.rows, shape.cols);
     let (rows, cols) = indices.split_at(values.len());
-    for ((&i, &j), value) in rows.iter().zip(cols).zip(values) {
-        if i >= shape.rows || j >= shape.cols {
-            return Err(Error::format(format!("'{INDICES}' names the entry ({i}, {j}), outside the layer")));
+    let entries: Vec<_> = rows.iter().zip(cols).zip(values).map(|((&i, &j), value)| (i, j, value)).collect();
+    match entries.iter().find(|(i, j, _)| *i >= shape.rows || *j >= shape.cols) {
+        Some((i, j, _)) => {
+            Err(Error::format(format!("'{INDICES}' names the entry ({i}, {j}), outside the layer")))
         }
-        out[(i, j)] += value;
+        None => Ok(entries),
     }
-    Ok(out)
 }

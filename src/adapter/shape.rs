@@ -24,19 +24,39 @@ pub struct WeightShape {
     pub dims: Dims,
 }
 
+/// The largest parameter that is believed. Layers of image models stay below 10⁸ entries, and a language model's
+/// vocabulary of 150 000 × 8 192 has 1.2 · 10⁹; a broken or hostile file may claim anything, in a few bytes.
+const MOST_ENTRIES: usize = 1 << 31;
+
 impl WeightShape {
-    pub(super) fn new(rows: usize, cols: usize, dims: Dims) -> Self {
-        Self { rows, cols, dims }
+    /// # Errors
+    /// More entries than any model's parameter has.
+    pub(super) fn new(rows: usize, cols: usize, dims: Dims) -> Result<Self> {
+        if rows.checked_mul(cols).is_none_or(|entries| entries > MOST_ENTRIES) {
+            return Err(Error::format(format!(
+                "changes a {rows}×{cols} parameter; no model has one of more than {MOST_ENTRIES} entries"
+            )));
+        }
+        Ok(Self { rows, cols, dims })
+    }
+
+    /// (out, in, kernel…) as a matrix.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn with_kernel(rows: usize, inputs: usize, kernel: Vec<usize>) -> Result<Self> {
+        Self::new(rows, flat_cols(inputs, &kernel), Dims::Kernel(kernel))
     }
 
     /// From a tensor that has the parameter's own shape.
-    pub(super) fn of_tensor(shape: &[usize]) -> Self {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn of_tensor(shape: &[usize]) -> Result<Self> {
         match shape {
             [] => Self::new(1, 1, Dims::Vector),
             [n] => Self::new(*n, 1, Dims::Vector),
-            [rows, cols, kernel @ ..] => {
-                Self::new(*rows, cols * kernel.iter().product::<usize>(), Dims::Kernel(kernel.to_vec()))
-            }
+            [rows, inputs, kernel @ ..] => Self::with_kernel(*rows, *inputs, kernel.to_vec()),
         }
     }
 
@@ -84,6 +104,11 @@ impl WeightShape {
             _ => Err(differ()),
         }
     }
+}
+
+/// in·Πk, or more than any parameter has.
+pub(super) fn flat_cols(inputs: usize, kernel: &[usize]) -> usize {
+    kernel.iter().fold(inputs, |cols, extent| cols.saturating_mul(*extent))
 }
 
 impl std::fmt::Display for WeightShape {

@@ -82,10 +82,9 @@ fn merge() -> Command {
                 .long("weights")
                 .value_name("W")
                 .num_args(1..)
-                .value_delimiter(',')
                 .action(ArgAction::Append)
                 .allow_negative_numbers(true)
-                .value_parser(weight)
+                .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
             Arg::new("output")
                 .short('o')
@@ -135,12 +134,14 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
 }
 
-fn weight(text: &str) -> Result<f64, String> {
-    match text.trim().parse::<f64>() {
+/// One argument's weights: however they are separated, by commas or by spaces in quotes.
+fn weights(text: &str) -> Result<Vec<f64>, String> {
+    let weight = |text: &str| match text.parse::<f64>() {
         Ok(weight) if weight.is_finite() => Ok(weight),
         Ok(_) => Err("a weight is a finite number".to_owned()),
         Err(_) => Err("a weight is a number; models stand before --weights".to_owned()),
-    }
+    };
+    text.split([',', ' ']).filter(|part| !part.is_empty()).map(weight).collect()
 }
 
 /// `-.5` and `-5e-1` in the one spelling that is known for a negative number, and not for switches: `-0.5`.

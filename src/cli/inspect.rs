@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use lycomerge::Adapter;
+use lycomerge::error::one_line;
 
 use super::output::{self, Failure};
 use super::survey::Survey;
@@ -32,7 +33,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         kinds
     } else if matches.get_flag("json") {
         let json = serde_json::to_string_pretty(&surveys);
-        json.map_err(|error| Failure::failed(error.to_string()))? + "\n"
+        ascii_controls(&json.map_err(|error| Failure::failed(error.to_string()))?) + "\n"
     } else {
         surveys.iter().map(page).collect::<Vec<_>>().join("\n")
     };
@@ -47,11 +48,25 @@ fn open(path: &Path, skip_unknown: bool) -> Result<Adapter, Failure> {
     Ok(if skip_unknown { Adapter::open_skipping_unknown(path) } else { Adapter::open(path) }?)
 }
 
+/// JSON with an escape for the control characters that it may hold as they are: DEL and those above it, which
+/// terminals obey too.
+fn ascii_controls(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// A file's facts, for people.
 fn page(survey: &Survey) -> String {
-    let mut page = format!("{}\n", survey.file);
+    let mut page = format!("{}\n", one_line(&survey.file));
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(page, "  {name:14}{value}");
+        let _ = writeln!(page, "  {name:14}{}", one_line(value));
     };
     let families: Vec<_> = survey.families.iter().map(|(family, n)| format!("{n} {family}")).collect();
     line("kind", survey.kind);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use lycomerge::error::one_line;
 use lycomerge::file::AtomicFile;
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::{Adapter, Merge, Report};
@@ -49,14 +50,15 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         write_whole(path, &(report.to_json() + "\n"))?;
     }
     let took = begin.elapsed() - asked;
-    let ways = job.other_ways(&merge, &report, forecast)?;
+    let ways = job.other_ways(&merge, &report, forecast);
     job.tell(&report, &ways, took)
 }
 
 impl Job {
     fn new(matches: &ArgMatches) -> Result<Self, Failure> {
         let models: Vec<PathBuf> = matches.get_many("models").unwrap_or_default().cloned().collect();
-        let weights: Option<Vec<f64>> = matches.get_many("weights").map(|weights| weights.copied().collect());
+        let weights = matches.get_many::<Vec<f64>>("weights");
+        let weights: Option<Vec<f64>> = weights.map(|weights| weights.flatten().copied().collect());
         let weights = weights.unwrap_or_else(|| vec![1.0; models.len()]);
         if weights.len() != models.len() {
             let (n, m) = (weights.len(), models.len());
@@ -93,7 +95,7 @@ impl Job {
         let reasons = merge.compatibility_warnings();
         if !reasons.is_empty() {
             warning("Models may not be compatible. Proceed with caution.");
-            reasons.iter().for_each(|reason| note(&format!("  {reason}")));
+            reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
         }
         Ok(merge)
     }
@@ -101,6 +103,12 @@ impl Job {
     /// Finds out before the work whether its results can be put where they are wanted.
     fn check_places(&self) -> Result<(), Failure> {
         AtomicFile::create(&self.output)?;
+        if self.output.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("safetensors")) {
+            let name = self.output.display();
+            warning(&format!(
+                "{name} will be a safetensors file, which hosts know by the ending .safetensors"
+            ));
+        }
         let Some(metadata) = &self.metadata else { return Ok(()) };
         AtomicFile::create(metadata)?;
         let same = |path: &PathBuf| {
@@ -149,25 +157,21 @@ impl Job {
         })
     }
 
-    /// Better ways to store the merge, where the user should hear of them.
-    fn other_ways(
-        &self,
-        merge: &Merge,
-        report: &Report,
-        forecast: Option<Forecast>,
-    ) -> Result<Vec<Alternative>, Failure> {
+    /// Better ways to store the merge, where the user should hear of them. The output stands already: one who stops
+    /// this, or an error in it, only does without the advice.
+    fn other_ways(&self, merge: &Merge, report: &Report, forecast: Option<Forecast>) -> Vec<Alternative> {
         if self.options.space == Space::Factor || !advice::is_notable(report, &self.options) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         match forecast {
-            Some(forecast) if !forecast.alternatives.is_empty() => Ok(forecast.alternatives),
-            _ => Ok(merge.alternatives(&mut |_| !stop::asked())?),
+            Some(forecast) if !forecast.alternatives.is_empty() => forecast.alternatives,
+            _ => merge.alternatives(&mut |_| !stop::asked()).unwrap_or_default(),
         }
     }
 
     /// What came of it.
     fn tell(&self, report: &Report, ways: &[Alternative], took: Duration) -> Result<(), Failure> {
-        report.warnings.iter().for_each(|text| warning(text));
+        report.warnings.iter().for_each(|text| warning(&one_line(text)));
         if let Some(text) = advice::after(report, &self.options, ways) {
             warning(&text);
         }
@@ -228,7 +232,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
     let left_out = if report.skipped > 0 { format!(", {} left out", report.skipped) } else { String::new() };
     format!(
         "{}: {} ({families}){left_out}, {}, error {}, {:.1} s\n",
-        path.display(),
+        one_line(&path.to_string_lossy()),
         count(names.len(), "layer"),
         size(report.bytes),
         percent(report.error),

@@ -1,9 +1,11 @@
-//! Where words go: results to stdout, everything else to stderr, and how a run ends.
+//! Where words go: results to stdout, everything else to stderr, and how a run ends. Nothing that a file or a path
+//! brings reaches the terminal but as text.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use lycomerge::ErrorKind;
+use lycomerge::error::one_line;
 
 /// Why the command did not do what it was asked to.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl From<lycomerge::Error> for Failure {
 /// Prints a result. A reader that has gone away has seen what it wanted.
 pub(crate) fn result(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(shown(text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::failed(format!("can't write to the standard output: {error}")))
         }
@@ -66,7 +68,13 @@ pub(crate) fn result(text: &str) -> Result<(), Failure> {
 
 /// Says something on stderr. If nobody can hear it, the work goes on.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", shown(text));
+}
+
+/// A text of several lines, whose control characters can do nothing to a terminal. Where a name could make a line
+/// of its own, [`one_line`] is for it.
+fn shown(text: &str) -> String {
+    text.split('\n').map(one_line).collect::<Vec<_>>().join("\n")
 }
 
 /// Says what the user should know.

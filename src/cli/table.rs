@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use lycomerge::error::one_line;
+
 /// Which side of a column its cells lean to.
 #[derive(Clone, Copy)]
 pub(crate) enum Side {
@@ -26,7 +28,7 @@ impl<const N: usize> Table<N> {
     }
 
     pub(crate) fn push(&mut self, row: [String; N]) {
-        self.rows.push(row);
+        self.rows.push(row.map(|cell| one_line(&cell).into_owned()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What `--verify` prints: the stored tensors of every layer, and the certificate.
 
 use lycomerge::Report;
+use lycomerge::error::one_line;
 
 use super::table::{Side, Table};
 use super::text::{count, percent, shape};
@@ -42,7 +43,7 @@ pub(crate) fn print(report: &Report) -> String {
 /// How exact the file is.
 fn certificate(report: &Report) -> String {
     let worst = report.layers.iter().max_by(|a, b| a.error.total_cmp(&b.error));
-    let worst = worst.map(|layer| format!("{} in {}", percent(layer.error), layer.name));
+    let worst = worst.map(|layer| format!("{} in {}", percent(layer.error), one_line(&layer.name)));
     let over = report.layers.iter().filter(|layer| layer.error > 0.01).count();
     let lines = [
         ("Error", Some(format!("{} of the norm of the true merge", percent(report.error)))),

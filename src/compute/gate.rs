@@ -29,17 +29,17 @@ impl Gate {
     /// Waits until piece `index` of `weight` bytes fits, or it is its turn; false once the gate is closed.
     pub(crate) fn enter(&self, index: usize, weight: u64) -> bool {
         let mut state = self.state();
-        while !state.closed && index != state.next && state.inside + weight > self.limit {
+        while !state.closed && index != state.next && state.inside.saturating_add(weight) > self.limit {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.inside += weight;
+        state.inside = state.inside.saturating_add(weight);
         !state.closed
     }
 
     /// The result of piece `index`, which weighed `weight`, was taken; pieces are taken in order.
     pub(crate) fn leave(&self, index: usize, weight: u64) {
         let mut state = self.state();
-        state.inside -= weight;
+        state.inside = state.inside.saturating_sub(weight);
         state.next = index + 1;
         self.changed.notify_all();
     }

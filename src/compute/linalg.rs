@@ -85,14 +85,14 @@ pub(crate) fn triangle<T: Real>(gram: &Mat<T>) -> Option<Mat<T>> {
     let stack = MemStack::new(stack);
     llt::factor::cholesky_in_place(unit.as_mut(), Default::default(), SEQ, stack, Spec::default()).ok()?;
     let least = (1.5e4 * T::ROUNDOFF).sqrt();
-    if (0..n).any(|i| !(unit[(i, i)].to_f64() >= least)) {
-        return None;
-    }
-    Some(Mat::from_fn(
-        n,
-        n,
-        |i, j| if i <= j { unit[(j, i)] * T::from_f64(lengths[j]) } else { T::from_f64(0.0) },
-    ))
+    let independent = (0..n).all(|i| unit[(i, i)].to_f64() >= least);
+    independent.then(|| {
+        Mat::from_fn(
+            n,
+            n,
+            |i, j| if i <= j { unit[(j, i)] * T::from_f64(lengths[j]) } else { T::from_f64(0.0) },
+        )
+    })
 }
 
 /// `x = triangle⁻¹ x` for an upper triangle.

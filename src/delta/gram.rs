@@ -9,6 +9,7 @@ use std::ops::{Add, Mul};
 
 use faer::{Mat, MatMut, MatRef};
 
+use super::core::Core;
 use super::dense::Rows;
 use super::joint::{Joint, Part, Stack, StackTerm};
 use super::{Delta, Factor, Kron, Term};
@@ -64,11 +65,15 @@ pub fn norm<T: Real>(delta: &Delta<T>) -> f64 {
 }
 
 impl<T: Real> Joint<'_, T> {
-    /// ‖Δ‖, in float64 where the terms cancel.
+    /// ‖Δ‖, in float64 where the terms cancel, and by the core where they cancel beyond what is left in that.
     pub(crate) fn norm(&self) -> f64 {
-        match self.cancels() {
-            true => Joint::new(&self.delta().cast::<f64>()).norm(),
-            false => self.squared().value.max(0.0).sqrt(),
+        let Inner { value, gross } = self.squared();
+        if self.cancels() {
+            Joint::new(&self.delta().cast::<f64>()).norm()
+        } else if value < 1e4 * T::ROUNDOFF * gross {
+            Core::of_joint(self).matrix.norm_l2().to_f64()
+        } else {
+            value.sqrt()
         }
     }
 
@@ -198,11 +203,12 @@ fn kron_kron<T: Real>(x: &Kron<T>, y: &Kron<T>) -> Inner {
 }
 
 /// ⟨A ⊗ B, U V⟩ = Σᵢⱼ A[i,j] ⟨Uᵢᵀ B, Vⱼ⟩ with Uᵢ the i-th of U's row blocks (b × r) and Vⱼ the j-th of V's column
-/// blocks (r × d); a B of two factors goes half to either side.
+/// blocks (r × d). A whole B goes to the side that it makes smaller, and a B of two factors half to either side.
 fn kron_thin<T: Real>(kron: &Kron<T>, u: &Mat<T>, v: &Mat<T>) -> Inner {
     let split = kron.split();
     let (left, right) = match &kron.b {
-        Factor::Full(b) => (Some(b.as_ref()), None),
+        Factor::Full(b) if split.d <= split.b => (Some(b.as_ref()), None),
+        Factor::Full(b) => (None, Some(b.transpose())),
         Factor::Product { left, right } => (Some(left.as_ref()), Some(right.transpose())),
     };
     let width = right.map_or(split.d, |right| right.ncols());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use faer::{Mat, MatRef};
 
 use super::gram::Inner;
-use super::kron::Split;
+use super::kron::{ScaledKrons, Split};
 use super::{Delta, Factor, Kron, Term};
 use crate::compute::linalg::{columns_gram, product, same, triangle};
 use crate::tensor::Real;
@@ -138,7 +138,7 @@ impl<'a, T: Real> Joint<'a, T> {
     pub fn new(delta: &'a Delta<T>) -> Self {
         let mut parts = Vec::new();
         let mut thin = Vec::new();
-        let mut stacks: Vec<(Split, Vec<(f64, &'a Kron<T>)>)> = Vec::new();
+        let mut stacks: Vec<(Split, ScaledKrons<'a, T>)> = Vec::new();
         for (scale, term) in delta.terms() {
             match &**term {
                 Term::Plain(Factor::Full(matrix)) => parts.push(Part::Full(*scale, Cow::Borrowed(matrix))),

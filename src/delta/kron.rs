@@ -15,6 +15,9 @@ pub struct Kron<T: Real> {
     pub b: Factor<T>,
 }
 
+/// Kronecker products with their coefficients.
+pub(crate) type ScaledKrons<'a, T> = Vec<(f64, &'a Kron<T>)>;
+
 /// How a matrix is cut for a Kronecker product: the shapes of A and of B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {

@@ -19,10 +19,16 @@ use std::sync::Arc;
 use faer::{Mat, MatRef};
 
 use crate::compute::linalg::{product, same};
+use crate::error::{Error, Result};
 use crate::tensor::Real;
 
 pub use hadamard::Hadamard;
+pub(crate) use kron::ScaledKrons;
 pub use kron::{Kron, Split};
+
+/// Entries of a matrix that is formed from fewer numbers, at most: more than twice what the largest layers of image
+/// models have. Factors of a few kB could ask for terabytes otherwise.
+pub(crate) const MOST_FORMED: usize = 1 << 28;
 
 /// A matrix that is held whole or as a product of two thin ones.
 #[derive(Clone, Debug)]
@@ -275,6 +281,22 @@ impl<T: Real> Delta<T> {
     /// The rank at which one product holds the whole sum exactly.
     pub fn lifted_rank(&self) -> usize {
         self.terms.iter().map(|(_, term)| term.rank()).sum()
+    }
+
+    /// Asked before ΔW is formed whole.
+    ///
+    /// # Errors
+    /// It is larger than any model's layer, and far larger than its factors.
+    pub(crate) fn check_formable(&self) -> Result<()> {
+        let numbers: usize = self.terms.iter().map(|(_, term)| term.numbers()).sum();
+        if self.rows * self.cols <= MOST_FORMED.max(numbers) {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "this {}×{} matrix would have to be formed whole, and no image model has a layer that large; format lora \
+             and strategies other than min_max_norm don't need that",
+            self.rows, self.cols
+        )))
     }
 
     /// Whether one product of two factors is no smaller than the matrix: K ≥ mn/(m+n).

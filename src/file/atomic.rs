@@ -47,6 +47,9 @@ impl AtomicFile {
         };
         let folder = folder(&target);
         let replaced = replaced(&target)?;
+        if replaced.is_none() && target.as_os_str().as_encoded_bytes().last().is_some_and(is_separator) {
+            return Err(refused("this is the name of a folder, which does not exist; give a file's name"));
+        }
 
         let mut hidden = OsString::from(".");
         if name.len() <= MAX_STEM {
@@ -60,7 +63,9 @@ impl AtomicFile {
             builder.permissions(permissions);
         }
         let file = builder.tempfile_in(folder).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => refused(format!("the folder {} does not exist", folder.display())),
+            io::ErrorKind::NotFound if !folder.is_dir() => {
+                refused(format!("the folder {} does not exist", folder.display()))
+            }
             io::ErrorKind::NotADirectory => refused(format!("{} is not a folder", folder.display())),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 refused(format!("the folder {} can't be written to", folder.display()))
@@ -116,6 +121,10 @@ impl Seek for AtomicFile {
 
 fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Io, message)
+}
+
+fn is_separator(byte: &u8) -> bool {
+    std::path::is_separator(char::from(*byte))
 }
 
 /// Where `path` leads when links are followed; unlike `canonicalize`, also if nothing is there yet.

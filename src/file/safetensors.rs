@@ -5,6 +5,7 @@
 //! the `safetensors` crate, because that lets duplicate names through (the last one wins, silently) and, in
 //! release builds, shapes whose product overflows.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -269,9 +270,8 @@ fn parse(header: &[u8]) -> Result<Header> {
     let text = std::str::from_utf8(header).map_err(|error| {
         Error::format(format!("the header is not UTF-8 (byte {} of it is wrong)", error.valid_up_to()))
     })?;
-    serde_json::from_str(text).map_err(|error| {
-        Error::format(format!("the header is broken: {}", one_line(&error.to_string(), 300)))
-    })
+    serde_json::from_str(text)
+        .map_err(|error| Error::format(format!("the header is broken: {}", short(&error.to_string(), 300))))
 }
 
 impl<'de> Deserialize<'de> for Header {
@@ -338,9 +338,9 @@ impl<'de> Visitor<'de> for MetadataVisitor {
         while let Some(key) = map.next_key::<String>()? {
             let value = map
                 .next_value::<String>()
-                .map_err(|error| A::Error::custom(format!("key '{}': {error}", one_line(&key, 100))))?;
+                .map_err(|error| A::Error::custom(format!("key '{}': {error}", short(&key, 100))))?;
             if pairs.contains_key(&key) {
-                return Err(A::Error::custom(format!("key '{}' stands there twice", one_line(&key, 100))));
+                return Err(A::Error::custom(format!("key '{}' stands there twice", short(&key, 100))));
             }
             pairs.insert(key, value);
         }
@@ -393,7 +393,7 @@ fn check_tensors(entries: BTreeMap<String, Entry>, data_len: usize) -> Result<BT
 fn check_tensor(entry: Entry, data_len: usize) -> Result<Tensor> {
     let Entry { dtype, shape, data_offsets: (begin, end) } = entry;
     let dtype = Dtype::from_name(&dtype)
-        .ok_or_else(|| Error::unsupported(format!("the dtype '{}' is not known", one_line(&dtype, 40))))?;
+        .ok_or_else(|| Error::unsupported(format!("the dtype '{}' is not known", short(&dtype, 40))))?;
     let size = shape
         .iter()
         .try_fold(dtype.size(), |size, &extent| size.checked_mul(extent))
@@ -445,20 +445,15 @@ fn check_tiling(tensors: &BTreeMap<String, Tensor>, data_len: usize) -> Result<(
 }
 
 fn tensor(name: &str) -> String {
-    format!("tensor '{}'", one_line(name, 100))
+    format!("tensor '{}'", short(name, 100))
 }
 
-/// Text from a file, fit for a message: without control characters, and not longer than `limit`.
-fn one_line(text: &str, limit: usize) -> String {
-    let mut line = String::new();
-    for (i, c) in text.chars().enumerate() {
-        if i == limit {
-            line.push('…');
-            break;
-        }
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+/// Text from a file, not longer than a message bears.
+fn short(text: &str, limit: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
-    line
 }
 
 #[cfg(test)]

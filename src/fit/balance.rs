@@ -16,10 +16,10 @@ const HIGH: f64 = 16384.0;
 /// `scale · term` as a term whose factors are balanced, and the power of two that is left over for alpha/rank:
 /// 1, unless a float16 factor would be too small or too large.
 pub(super) fn balance<T: Real>(mut term: Term<T>, scale: f64, dtype: Dtype) -> (Term<T>, f64) {
-    if let Term::Kron(kron) = &mut term {
-        if let Factor::Product { .. } = kron.a {
-            kron.a = Factor::Full(kron.a.to_full());
-        }
+    if let Term::Kron(kron) = &mut term
+        && let Factor::Product { .. } = kron.a
+    {
+        kron.a = Factor::Full(kron.a.to_full());
     }
     let mut factors = factors(&mut term);
     let peaks: Vec<f64> = factors.iter().map(|factor| factor.norm_max().to_f64()).collect();

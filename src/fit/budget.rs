@@ -108,6 +108,11 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// To make a layer's best fit within `tolerance`, or up to `rank`.
+    pub fn new(tolerance: f64, rank: Option<usize>, dtype: Dtype) -> Self {
+        Self { tolerance, rank, rank_only: false, purpose: Purpose::Make, within_size: false, dtype }
+    }
+
     /// What truncation may cost when rounding two factors to the dtype takes its part (uniformly distributed
     /// mantissas give .59 u; measured .6).
     fn truncation(&self) -> f64 {

@@ -52,6 +52,7 @@ impl<T: Real> Fitter<'_, T> {
 }
 
 fn nearest<T: Real>(delta: &Delta<T>, rank: usize) -> Result<(Hadamard<T>, f64)> {
+    delta.check_formable()?;
     let target = delta.to_full();
     let norm = target.norm_l2().to_f64();
     let mut best: Option<([Half<T>; 2], f64)> = None;

@@ -14,7 +14,7 @@ use crate::compute::linalg::{Svd, dot, product, symmetric_eigen};
 use crate::delta::core::Core;
 use crate::delta::dense::Rows;
 use crate::delta::joint::{Joint, Stack};
-use crate::delta::{Delta, Factor, Kron, Split, Term, cast, gram};
+use crate::delta::{Delta, Factor, Kron, ScaledKrons, Split, Term, cast, gram};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
@@ -191,7 +191,7 @@ fn of_krons<T: Real>(krons: &[(f64, &Kron<T>)]) -> Result<(Mat<T>, Delta<T>, f64
 }
 
 /// The split that all terms share, and the terms, if all are Kronecker products of one split.
-pub(super) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, Vec<(f64, &Kron<T>)>)> {
+pub(super) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, ScaledKrons<'_, T>)> {
     let mut krons = Vec::with_capacity(delta.terms().len());
     for (scale, term) in delta.terms() {
         let Term::Kron(kron) = &**term else { return None };
@@ -203,6 +203,7 @@ pub(super) fn common_split<T: Real>(delta: &Delta<T>) -> Option<(Split, Vec<(f64
 
 /// The same from the entries of any delta: the leading eigenvector of the smaller Gram matrix of R(ΔW).
 fn of_entries<T: Real>(delta: &Delta<T>, split: Split) -> Result<(Mat<T>, Delta<T>, f64)> {
+    delta.check_formable()?;
     let Split { a, c, b, d } = split;
     let rows = Rows::new(delta);
     let mut blocks = Mat::zeros(a * c, b * d);

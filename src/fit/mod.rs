@@ -165,7 +165,10 @@ impl<'a, T: Real> Fitter<'a, T> {
             return Ok(vec![Curve::single(self.zero_form(), Point { rank: 1, error: 0.0, numbers: 0 })]);
         }
         Ok(match self.options.format {
-            Format::Full => vec![full],
+            Format::Full => {
+                self.delta.check_formable()?;
+                vec![full]
+            }
             Format::Lora => {
                 self.own(Form::Lora, bound).into_iter().chain([self.lora_curve(Form::Lora, bound)?]).collect()
             }
@@ -250,12 +253,10 @@ impl<'a, T: Real> Fitter<'a, T> {
                 let (scale, term) = &self.delta.terms()[0];
                 (*scale, Term::clone(term))
             }
+            Form::Full if self.needs_no_kernel() => (1.0, unit(Factor::Full(self.delta.to_full()))),
             Form::Full => (1.0, Term::Plain(Factor::Full(self.delta.to_full()))),
             Form::Lora => (1.0, Term::Plain(self.low_rank(rank)?)),
-            Form::LokrUnit => {
-                let unit = Factor::Full(Mat::identity(1, 1));
-                (1.0, Term::Kron(Kron { a: unit, b: self.low_rank(rank)? }))
-            }
+            Form::LokrUnit => (1.0, unit(self.low_rank(rank)?)),
             Form::Lokr => (1.0, Term::Kron(self.nearest_kron()?.at_rank(rank)?)),
             Form::Loha => (1.0, Term::Hadamard(self.nearest_loha(rank)?.1.clone())),
         };
@@ -266,6 +267,13 @@ impl<'a, T: Real> Fitter<'a, T> {
             }
         }
         Ok(balance::balance(term, scale, self.options.dtype))
+    }
+
+    /// Whether all entries are to be stored in a form that hosts fold into the layer's own shape: a flat difference is
+    /// skipped by hosts that compare shapes where the layer is a convolution, whose kernel flat factors don't tell.
+    /// What they reshape is the product of a LoKr.
+    fn needs_no_kernel(&self) -> bool {
+        self.options.format == Format::Auto && self.shape.dims == Dims::Unknown
     }
 
     fn zero_form(&self) -> Form {
@@ -282,7 +290,7 @@ impl<'a, T: Real> Fitter<'a, T> {
         let (rows, cols) = (self.shape.rows, self.shape.cols);
         let nothing = || Factor::Product { left: Mat::zeros(rows, 1), right: Mat::zeros(1, cols) };
         match form {
-            Form::LokrUnit => Term::Kron(Kron { a: Factor::Full(Mat::identity(1, 1)), b: nothing() }),
+            Form::LokrUnit => unit(nothing()),
             Form::Loha => Term::Hadamard(Hadamard { first: nothing(), second: nothing() }),
             Form::Full => Term::Plain(Factor::Full(Mat::zeros(rows, cols))),
             Form::Own | Form::Lokr | Form::Lora => Term::Plain(nothing()),
@@ -298,4 +306,9 @@ impl<'a, T: Real> Fitter<'a, T> {
         };
         self.delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(1)
     }
+}
+
+/// `[[1]]` ⊗ B, a LoKr that holds any B.
+fn unit<T: Real>(b: Factor<T>) -> Term<T> {
+    Term::Kron(Kron { a: Factor::Full(Mat::identity(1, 1)), b })
 }

@@ -139,9 +139,9 @@ fn working_set(site: &Site<'_>) -> u64 {
     let of_target = |target: &Target<'_>| {
         let numbers: usize = target.sources.iter().map(|(_, layer)| layer.numbers).sum();
         let (m, n) = (target.shape.rows, target.shape.cols);
-        numbers * 24 + m.saturating_mul(n).saturating_mul(16)
+        numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
     };
-    site.targets.iter().map(of_target).sum::<usize>() as u64
+    site.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64
 }
 
 fn quarter_of_memory() -> u64 {

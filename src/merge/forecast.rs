@@ -109,14 +109,7 @@ impl Merge {
         overhead: u64,
     ) -> Result<Vec<Alternative>> {
         let fit = FitOptions { format: Format::Auto, match_norm: false, factor: None, ..context.fit.clone() };
-        let loose = Bound {
-            tolerance: 1.0,
-            rank: None,
-            rank_only: false,
-            purpose: Purpose::Estimate,
-            within_size: false,
-            dtype: self.options.dtype,
-        };
+        let loose = Bound { purpose: Purpose::Estimate, ..Bound::new(1.0, None, self.options.dtype) };
         let samples = sampled_curves(run, &fit, context, sites, loose)?;
         let at = |tolerance| Bound { tolerance, ..loose };
         let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);

@@ -189,6 +189,11 @@ impl Merge {
             let body = self.stream(&mut run, &context, &sites, bound, &mut writer);
             (recipe.join(), body)
         });
+        // What is wrong with a layer and with no input is wrong with the output.
+        let body = body.map_err(|e| match (path, e.layer()) {
+            (Some(path), Some(_)) => e.in_file(path),
+            _ => e,
+        });
         let Body { stored, layers, warnings } = body?;
         let recipe = recipe.map_err(|_| Error::internal("the inputs could not be hashed"))?;
         let (sink, finished) = writer.finish(labels::metadata(&self.inputs, &recipe, &stored, path))?;
@@ -299,16 +304,10 @@ impl Merge {
             Quality::Exact | Quality::Compact => budget::EXACT,
         });
         let default = if options.format == Format::Auto { budget::EXACT } else { 0.0 };
-        Bound {
-            tolerance: options.tolerance.or(named).unwrap_or(default),
-            rank: options.rank,
-            rank_only: options.rank.is_some()
-                && options.tolerance.is_none()
-                && options.format != Format::Auto,
-            purpose: Purpose::Make,
-            within_size: false,
-            dtype: options.dtype,
-        }
+        let rank_only =
+            options.rank.is_some() && options.tolerance.is_none() && options.format != Format::Auto;
+        let tolerance = options.tolerance.or(named).unwrap_or(default);
+        Bound { rank_only, ..Bound::new(tolerance, options.rank, options.dtype) }
     }
 
     /// The limit on the output's size, if there is one.
@@ -372,14 +371,8 @@ impl Context<'_> {
     /// Every layer's sizes against errors, from singular values alone.
     fn survey(&self, run: &mut engine::Run<'_>, sites: &[Site<'_>]) -> Result<Vec<Vec<crate::fit::Curve>>> {
         run.stage("surveying");
-        let bound = Bound {
-            tolerance: 1.0,
-            rank: self.options.rank,
-            rank_only: false,
-            purpose: Purpose::Survey,
-            within_size: true,
-            dtype: self.options.dtype,
-        };
+        let bound =
+            Bound { purpose: Purpose::Survey, ..Bound::new(1.0, self.options.rank, self.options.dtype) };
         let curves = run.map(sites, |site| {
             let of_target = |target: &Target<'_>| Ok(self.curves(target, &self.fit, bound)?.0);
             site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()

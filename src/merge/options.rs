@@ -96,6 +96,9 @@ pub struct Row {
     set: fn(&mut Options, &str) -> Result<()>,
 }
 
+/// More threads than the largest machines have cores only take memory, until there is none left.
+const MOST_THREADS: usize = 1024;
+
 /// Every option.
 pub static ALL: [Row; 15] = [
     Row {
@@ -205,7 +208,13 @@ pub static ALL: [Row; 15] = [
         value: Some("N"),
         default: "one per core",
         help: "Layers worked on at once; the output doesn't depend on it",
-        set: |o, v| count(v).map(|x| o.threads = Some(x)),
+        set: |o, v| match count(v) {
+            Ok(n) if n <= MOST_THREADS => {
+                o.threads = Some(n);
+                Ok(())
+            }
+            _ => Err(wrong(v, &format!("a whole number from 1 to {MOST_THREADS}"))),
+        },
     },
     Row {
         name: "memory",

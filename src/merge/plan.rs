@@ -121,7 +121,7 @@ impl Target<'_> {
         for (coefficient, part) in coefficients.iter().zip(&deltas) {
             delta.add_scaled(*coefficient, part);
         }
-        let warning = self.scale_to_peak(&mut delta, &mut coefficients, strategy);
+        let warning = self.scale_to_peak(&mut delta, &mut coefficients, strategy)?;
         Ok(Merged { delta, coefficients, warning })
     }
 
@@ -130,19 +130,19 @@ impl Target<'_> {
         delta: &mut Delta<T>,
         coefficients: &mut [f64],
         strategy: &dyn Strategy,
-    ) -> Option<String> {
-        let wanted = strategy.peak()?;
+    ) -> Result<Option<String>> {
+        let Some(wanted) = strategy.peak() else { return Ok(None) };
+        delta.check_formable()?;
         let peak = delta.peak();
         if peak == 0.0 {
-            return None;
+            return Ok(None);
         }
         let factor = wanted / peak;
         delta.scale(factor);
         coefficients.iter_mut().for_each(|c| *c *= factor);
         let much = factor > 10.0;
-        much.then(|| {
-            format!("{} is scaled up {factor:.3e} times to reach the norm threshold", self.id.module)
-        })
+        let times = if factor < 1e6 { format!("{factor:.0}") } else { format!("{factor:.1e}") };
+        Ok(much.then(|| format!("{} is scaled up {times} times to reach the norm threshold", self.id.module)))
     }
 
     /// What is said where flat factors hide a convolution's kernel and the output needs it.
