@@ -15,8 +15,8 @@ use super::joint::{Joint, Stack, Thin};
 use super::kron::add_kron;
 use super::{Delta, Factor};
 use crate::compute::linalg::{
-    Svd, columns_gram, leading_svd, product, set_product, singular_values, solve_upper, svd, symmetric_eigen,
-    symmetric_eigenvalues, thin_qr, triangle,
+    Svd, columns_gram, gram_svd, leading_svd, product, set_product, singular_values, solve_upper, svd,
+    symmetric_eigen, symmetric_eigenvalues, thin_qr, triangle,
 };
 use crate::error::Result;
 use crate::tensor::Real;
@@ -201,9 +201,12 @@ impl<'a, T: Real> Core<'a, T> {
         Ok(squares.iter().rev().map(|square| square.max(0.0).sqrt()).collect())
     }
 
-    /// All singular values and vectors.
-    pub(crate) fn svd(&self) -> Result<Svd<T>> {
-        svd(self.matrix.as_ref())
+    /// All singular values and vectors, for a choice within `tolerance`.
+    pub(crate) fn svd(&self, tolerance: f64) -> Result<Svd<T>> {
+        match tolerance.powi(2) > 300.0 * T::ROUNDOFF {
+            true => gram_svd(self.matrix.as_ref()),
+            false => svd(self.matrix.as_ref()),
+        }
     }
 
     /// The leading `rank` of them.

@@ -118,7 +118,7 @@ impl<T: Real> Nearest<T> {
             return Ok(spectrum);
         }
         let core = Core::of(&self.b);
-        let svd = core.svd()?;
+        let svd = core.svd(0.0)?;
         Ok(self.spectrum.get_or_init(|| (core, svd)))
     }
 

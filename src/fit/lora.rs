@@ -24,7 +24,7 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(Curve::single(form, Point { rank, error, numbers: rank * side }));
         }
         let sigma = match bound.purpose {
-            Purpose::Make => self.svd()?.sigma.clone(),
+            Purpose::Make => self.svd(bound.tolerance)?.sigma.clone(),
             Purpose::Survey => self.core().spectrum()?,
             Purpose::Estimate => self.core().spectrum_estimate()?,
         };
@@ -42,11 +42,11 @@ impl<T: Real> Fitter<'_, T> {
         Ok((1.0 - kept / all).max(0.0).sqrt())
     }
 
-    fn svd(&self) -> Result<&Svd<T>> {
+    fn svd(&self, tolerance: f64) -> Result<&Svd<T>> {
         if let Some(svd) = self.svd.get() {
             return Ok(svd);
         }
-        let whole = self.core().svd()?;
+        let whole = self.core().svd(tolerance)?;
         Ok(self.svd.get_or_init(|| whole))
     }
 
