@@ -540,6 +540,20 @@ mod merges {
         }
 
         #[test]
+        fn of_any_number_of_inputs_are_their_sum(
+            terms in shape().prop_flat_map(|shape| prop::collection::vec(term(shape), 1..120)),
+        ) {
+            let files: Vec<_> = terms.iter().map(files::adapter).collect();
+            let weighed = |i: usize| if i % 3 == 0 { -0.5 } else { 0.7 };
+            let inputs: Vec<_> = files.iter().enumerate().map(|(i, file)| (&**file, weighed(i))).collect();
+            let mut truth = Delta::zero(terms[0].shape().0, terms[0].shape().1);
+            for (i, term) in terms.iter().enumerate() {
+                truth.add_scaled(weighed(i), &Delta::of(1.0, term.clone()));
+            }
+            same(&merge(&inputs).1, &dense(&truth), LOST * size(&truth))?;
+        }
+
+        #[test]
         fn do_not_depend_on_the_order_of_the_inputs(terms in three(), (p, q, r) in (weight(), weight(), weight())) {
             let [a, b, c] = terms.each_ref().map(files::adapter);
             let one = merge(&[(&a, p), (&b, q), (&c, r)]).1;

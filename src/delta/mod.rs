@@ -283,13 +283,36 @@ impl<T: Real> Delta<T> {
         self.terms.iter().map(|(_, term)| term.rank()).sum()
     }
 
+    /// The numbers that the terms hold.
+    fn numbers(&self) -> usize {
+        self.terms.iter().map(|(_, term)| term.numbers()).sum()
+    }
+
+    /// Whether the terms are so many that their entries are the smaller thing to keep and to work on.
+    pub(crate) fn is_crowded(&self) -> bool {
+        /// Pairs of terms are looked at one by one; so many are no work yet.
+        const FEW: usize = 64;
+        self.terms.len() > 1 && self.numbers() > self.rows * self.cols
+            || self.terms.len() > FEW && self.is_dense()
+    }
+
+    /// Puts the entries of ΔW in the place of the terms.
+    ///
+    /// # Errors
+    /// As [`check_formable`](Self::check_formable).
+    pub(crate) fn condense(&mut self) -> Result<()> {
+        self.check_formable()?;
+        let whole = Term::Plain(Factor::Full(self.to_full()));
+        self.terms = vec![(1.0, Arc::new(whole))];
+        Ok(())
+    }
+
     /// Asked before ΔW is formed whole.
     ///
     /// # Errors
     /// It is larger than any model's layer, and far larger than its factors.
     pub(crate) fn check_formable(&self) -> Result<()> {
-        let numbers: usize = self.terms.iter().map(|(_, term)| term.numbers()).sum();
-        if self.rows * self.cols <= MOST_FORMED.max(numbers) {
+        if self.rows * self.cols <= MOST_FORMED.max(self.numbers()) {
             return Ok(());
         }
         Err(Error::unsupported(format!(

@@ -19,7 +19,7 @@ use crate::adapter::{Dims, WeightShape, lokr_split};
 use crate::compute::linalg::Svd;
 use crate::delta::core::Core;
 use crate::delta::joint::Joint;
-use crate::delta::{Delta, Factor, Hadamard, Kron, Term, gram};
+use crate::delta::{Delta, Factor, Hadamard, Kron, Split, Term, gram};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real};
 
@@ -106,12 +106,39 @@ pub struct Choice {
     pub point: Point,
 }
 
+/// What a fit in the inputs' own family keeps of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Inherited {
+    /// The split of the strongest Kronecker product.
+    split: Option<Split>,
+    /// The largest inner rank.
+    rank: usize,
+}
+
+impl Inherited {
+    /// The same, or what the terms of `delta` show where nothing is known yet.
+    #[must_use]
+    pub fn or<T: Real>(self, delta: &Delta<T>) -> Self {
+        if self != Self::default() {
+            return self;
+        }
+        let rank = |term: &Term<T>| match term {
+            Term::Plain(factor) => factor.rank(),
+            Term::Kron(kron) => kron.b.rank(),
+            Term::Hadamard(hadamard) => hadamard.first.rank(),
+        };
+        let rank = delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(0);
+        Self { split: lokr::strongest_split(delta), rank }
+    }
+}
+
 /// The fits of one layer's merged delta.
 pub struct Fitter<'a, T: Real> {
     joint: &'a Joint<'a, T>,
     delta: &'a Delta<T>,
     shape: &'a WeightShape,
     options: &'a FitOptions,
+    inherited: Inherited,
     core: OnceCell<Core<'a, T>>,
     svd: OnceCell<Svd<T>>,
     nearest_kron: OnceCell<lokr::Nearest<T>>,
@@ -126,11 +153,19 @@ impl<'a, T: Real> Fitter<'a, T> {
             delta: joint.delta(),
             shape,
             options,
+            inherited: Inherited::default().or(joint.delta()),
             core: OnceCell::new(),
             svd: OnceCell::new(),
             nearest_kron: OnceCell::new(),
             nearest_loha: OnceCell::new(),
         }
+    }
+
+    /// With what is known of the inputs, where the delta's terms don't show it any more.
+    #[must_use]
+    pub fn inherit(mut self, inherited: Inherited) -> Self {
+        self.inherited = inherited;
+        self
     }
 
     /// ‖ΔW‖
@@ -143,12 +178,12 @@ impl<'a, T: Real> Fitter<'a, T> {
     }
 
     /// The split of the Kronecker product to fit: the option's, else the strongest input's.
-    fn split(&self) -> Option<crate::delta::Split> {
+    fn split(&self) -> Option<Split> {
         if let Some(factor) = self.options.factor {
             let (a, c) = lokr_split(self.shape.rows, self.shape.inputs(), factor);
-            return Some(crate::delta::Split { a, c, b: self.shape.rows / a, d: self.shape.cols / c });
+            return Some(Split { a, c, b: self.shape.rows / a, d: self.shape.cols / c });
         }
-        lokr::strongest_split(self.delta)
+        self.inherited.split
     }
 
     /// Size against error of every form that the options allow, without making any.
@@ -179,7 +214,7 @@ impl<'a, T: Real> Fitter<'a, T> {
                 _ => vec![self.lora_curve(Form::LokrUnit, bound)?],
             },
             Format::Loha => {
-                let rank = bound.rank.unwrap_or_else(|| self.input_rank());
+                let rank = bound.rank.unwrap_or_else(|| self.inherited.rank.max(1));
                 self.own(Form::Loha, bound).into_iter().chain([self.loha_curve(rank)?]).collect()
             }
             Format::Auto => self.auto_curves(bound, full)?,
@@ -224,7 +259,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             && bound.rank.is_none()
             && self.may_be_one_loha(bound)
         {
-            curves.push(self.loha_curve(self.input_rank())?);
+            curves.push(self.loha_curve(self.inherited.rank.max(1))?);
         }
         curves.push(self.lora_curve(Form::Lora, bound)?);
         if bound.rank.is_none() {
@@ -295,16 +330,6 @@ impl<'a, T: Real> Fitter<'a, T> {
             Form::Full => Term::Plain(Factor::Full(Mat::zeros(rows, cols))),
             Form::Own | Form::Lokr | Form::Lora => Term::Plain(nothing()),
         }
-    }
-
-    /// The largest inner rank of the terms: what a fit in the inputs' own family keeps.
-    fn input_rank(&self) -> usize {
-        let rank = |term: &Term<T>| match term {
-            Term::Plain(factor) => factor.rank(),
-            Term::Kron(kron) => kron.b.rank(),
-            Term::Hadamard(hadamard) => hadamard.first.rank(),
-        };
-        self.delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(1)
     }
 }
 

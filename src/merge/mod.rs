@@ -23,7 +23,7 @@ use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, Writer, entry_bound};
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, FitOptions, Fitter, Format, Purpose, budget};
+use crate::fit::{Bound, FitOptions, Fitter, Format, Inherited, Purpose, budget};
 use crate::report::{LayerReport, Report, TensorReport};
 use crate::tensor::{Dtype, Real, encode};
 
@@ -389,7 +389,7 @@ impl Context<'_> {
     ) -> Result<(Vec<crate::fit::Curve>, f64)> {
         let merged = self.merged::<f32>(target)?;
         let joint = Joint::new(&merged.delta);
-        let fitter = Fitter::new(&joint, &target.shape, fit);
+        let fitter = Fitter::new(&joint, &target.shape, fit).inherit(merged.inherited);
         Ok((fitter.curves(bound)?, fitter.norm()))
     }
 
@@ -403,7 +403,7 @@ impl Context<'_> {
             let merged = self.merged::<T>(target)?;
             let joint = Joint::new(&merged.delta);
             let (family, tensors, certificate) = match self.options.space {
-                Space::Delta => self.fit(target, &joint, bound)?,
+                Space::Delta => self.fit(target, &joint, merged.inherited, bound)?,
                 Space::Factor => {
                     let dtype = self.options.dtype;
                     let tensors =
@@ -443,9 +443,10 @@ impl Context<'_> {
         &self,
         target: &Target<'_>,
         joint: &Joint<'_, T>,
+        inherited: Inherited,
         bound: Bound,
     ) -> Result<(Family, Vec<NewTensor>, Certificate)> {
-        let fitter = Fitter::new(joint, &target.shape, &self.fit);
+        let fitter = Fitter::new(joint, &target.shape, &self.fit).inherit(inherited);
         let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
         let mut choice = fitter.choose(bound)?;
         let mut tolerance = bound.tolerance;

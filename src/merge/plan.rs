@@ -8,6 +8,7 @@ use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
 use crate::delta::{Delta, gram};
 use crate::error::{Error, Result};
+use crate::fit::Inherited;
 use crate::tensor::Real;
 
 /// One parameter of the model and the inputs that change it.
@@ -30,6 +31,8 @@ pub(super) struct Site<'a> {
 /// The merged delta of a target, and how it came about.
 pub(super) struct Merged<T: Real> {
     pub(super) delta: Delta<T>,
+    /// What a fit in the inputs' own family keeps of them.
+    pub(super) inherited: Inherited,
     /// One coefficient per source.
     pub(super) coefficients: Vec<f64>,
     pub(super) warning: Option<String>,
@@ -101,8 +104,12 @@ impl Target<'_> {
     ) -> Result<Merged<T>> {
         let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
         let present: Vec<usize> = self.sources.iter().map(|(index, _)| *index).collect();
-        let delta = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta(self.id, layer);
-        let deltas: Vec<Delta<T>> = self.sources.iter().map(delta).collect::<Result<_>>()?;
+        let read = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta::<T>(self.id, layer);
+        // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
+        let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
+            true => self.sources.iter().map(read).collect::<Result<_>>()?,
+            false => Vec::new(),
+        };
         let facts = Facts {
             weights: &weights,
             present: &present,
@@ -118,11 +125,20 @@ impl Target<'_> {
             return Err(Error::value(message).in_layer(&self.id.module));
         }
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
-        for (coefficient, part) in coefficients.iter().zip(&deltas) {
-            delta.add_scaled(*coefficient, part);
+        let mut inherited = Inherited::default();
+        for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
+            match deltas.get(k) {
+                Some(part) => delta.add_scaled(*coefficient, part),
+                None => delta.add_scaled(*coefficient, &read(source)?),
+            }
+            if delta.is_crowded() {
+                inherited = inherited.or(&delta);
+                delta.condense()?;
+            }
         }
+        let inherited = inherited.or(&delta);
         let warning = self.scale_to_peak(&mut delta, &mut coefficients, strategy)?;
-        Ok(Merged { delta, coefficients, warning })
+        Ok(Merged { delta, inherited, coefficients, warning })
     }
 
     fn scale_to_peak<T: Real>(

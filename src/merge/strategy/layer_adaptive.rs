@@ -19,6 +19,10 @@ fn scaled(facts: &Facts<'_>, disagreement: f64) -> Vec<f64> {
 }
 
 impl Strategy for LayerAdaptive {
+    fn needs_gram(&self) -> bool {
+        true
+    }
+
     fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
         let (second_moment, variance) = facts.moments();
         scaled(facts, if second_moment > 0.0 { variance / second_moment } else { 0.0 })

@@ -60,6 +60,11 @@ pub trait Strategy: Send + Sync {
         self.coefficients(facts)
     }
 
+    /// Whether the coefficients come from the inner products of the deltas, which must all be read for them.
+    fn needs_gram(&self) -> bool {
+        false
+    }
+
     /// The largest absolute entry that the merged delta is to be scaled to, if any.
     fn peak(&self) -> Option<f64> {
         None
