@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use faer::{Mat, Scale, Side};
 use lycomerge::adapter::{Dims, WeightShape};
 use lycomerge::delta::core::Core;
@@ -544,7 +546,7 @@ mod merges {
             terms in shape().prop_flat_map(|shape| prop::collection::vec(term(shape), 1..120)),
         ) {
             let files: Vec<_> = terms.iter().map(files::adapter).collect();
-            let weighed = |i: usize| if i % 3 == 0 { -0.5 } else { 0.7 };
+            let weighed = |i: usize| if i.is_multiple_of(3) { -0.5 } else { 0.7 };
             let inputs: Vec<_> = files.iter().enumerate().map(|(i, file)| (&**file, weighed(i))).collect();
             let mut truth = Delta::zero(terms[0].shape().0, terms[0].shape().1);
             for (i, term) in terms.iter().enumerate() {
@@ -589,6 +591,47 @@ mod merges {
             let (a, b) = (half(0..cut), half(cut..left.ncols()));
             let whole = &left * &right;
             same(&merge(&[(&a, 1.0), (&b, 1.0)]).1, &whole, LOST * left.norm_l2() * right.norm_l2())?;
+        }
+    }
+
+    /// Trainers leave such layers behind: a factor that starts at zero and never gets a gradient.
+    #[test]
+    fn of_layers_without_effect_stay_without_effect_in_every_form() {
+        let product = |left: f64, right: f64| Factor::Product {
+            left: Mat::from_fn(12, 2, |i, j| left * (1 + i + j) as f64),
+            right: Mat::from_fn(2, 12, |i, j| right * (2 + i * j) as f64),
+        };
+        let inner = |x: f64| Factor::Full(Mat::from_fn(6, 6, |i, j| x * (1 + i * j) as f64));
+        let outer = |x: f64| Factor::Full(Mat::from_fn(2, 2, |i, j| x + (i + j) as f64));
+        let of_family: [&dyn Fn(f64) -> Term<f64>; 4] = [
+            &|x| Term::Plain(product(x, 0.0)),
+            &|x| Term::Kron(Kron { a: outer(x), b: inner(0.0) }),
+            &|x| Term::Hadamard(Hadamard { first: product(x, 1.0), second: product(1.0, 0.0) }),
+            &|_| Term::Plain(Factor::Full(Mat::zeros(12, 12))),
+        ];
+        for term in of_family {
+            let (a, b) = (files::adapter(&term(1.0)), files::adapter(&term(2.0)));
+            for options in [
+                vec![],
+                vec![("quality", "good")],
+                vec![("quality", "compact")],
+                vec![("format", "lora"), ("rank", "1")],
+                vec![("format", "lokr"), ("factor", "2")],
+                vec![("format", "loha")],
+                vec![("format", "full")],
+            ] {
+                let mut merge = Merge::new();
+                merge.add(Arc::clone(&a), 1.0).unwrap();
+                merge.add(Arc::clone(&b), 0.5).unwrap();
+                options.iter().for_each(|(name, value)| merge.options.set(name, value).unwrap());
+                let forecast = merge.forecast(&mut |_| true).unwrap();
+                assert_eq!(forecast.error, 0.0, "{options:?}");
+                let (bytes, report) = merge.run_in_memory(&mut |_| true).unwrap();
+                assert_eq!(report.error, 0.0, "{options:?}");
+                let merged = Adapter::from_bytes("memory", bytes).unwrap();
+                let (id, layer) = merged.layers().first_key_value().unwrap();
+                assert_eq!(dense(&merged.delta(id, layer).unwrap()).norm_l2(), 0.0, "{options:?}");
+            }
         }
     }
 }

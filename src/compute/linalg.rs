@@ -138,6 +138,16 @@ pub(crate) struct Svd<T> {
     pub(crate) v: Mat<T>,
 }
 
+/// faer checks this for singular values, but would look for eigenvalues of NaN for very long.
+fn check_finite<T: Real>(matrix: MatRef<'_, T>) -> Result<()> {
+    match matrix.is_all_finite() {
+        true => Ok(()),
+        false => Err(Error::value(
+            "its numbers are so large that their products are infinite; smaller weights, or dtype float32, help",
+        )),
+    }
+}
+
 fn no_convergence<E: std::fmt::Debug>(error: E) -> Error {
     Error::value(format!(
         "a singular value decomposition did not converge ({error:?}); are the values finite?"
@@ -186,6 +196,7 @@ pub(crate) fn singular_values<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>
 
 /// The eigenvalues of a symmetric matrix, smallest first.
 pub(crate) fn symmetric_eigenvalues<T: Real>(matrix: MatRef<'_, T>) -> Result<Vec<f64>> {
+    check_finite(matrix)?;
     let n = matrix.nrows();
     let (mut values, spec) = (Diag::zeros(n), Spec::default());
     let scratch = self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::No, SEQ, spec);
@@ -197,6 +208,7 @@ pub(crate) fn symmetric_eigenvalues<T: Real>(matrix: MatRef<'_, T>) -> Result<Ve
 
 /// The same, and the vectors.
 pub(crate) fn symmetric_eigen<T: Real>(matrix: MatRef<'_, T>) -> Result<(Vec<f64>, Mat<T>)> {
+    check_finite(matrix)?;
     let n = matrix.nrows();
     let (mut values, mut vectors, spec) = (Diag::zeros(n), Mat::zeros(n, n), Spec::default());
     let scratch = self_adjoint_evd_scratch::<T>(n, ComputeEigenvectors::Yes, SEQ, spec);
@@ -234,8 +246,8 @@ fn to_vec<T: Real>(diagonal: &Diag<T>) -> Vec<f64> {
 ///
 /// Where `rank` is a small part of the matrix this is block subspace iteration (Halko, Martinsson, Tropp,
 /// arXiv 0909.4061, algorithm 4.4), repeated until a step improves the square of what is left out by less than 0.8 %;
-/// as each step improves it ten times less than the one before, that leaves it within 0.1 % of the least. It begins
-/// from what `guess` knows of so many right vectors, else from a fixed start. Elsewhere it is the whole
+/// on decaying spectra each step improves it ten times less than the one before, which leaves it within 0.1 % of the
+/// least. It begins from what `guess` knows of so many right vectors, else from a fixed start. Elsewhere it is the whole
 /// decomposition, cut.
 pub(crate) fn leading_svd<T: Real>(
     matrix: MatRef<'_, T>,
@@ -264,7 +276,7 @@ pub(crate) fn leading_svd<T: Real>(
         } else {
             let (squares, vectors) = symmetric_eigen(gram.as_ref())?;
             let energy: f64 = squares.iter().rev().take(rank).sum();
-            if energy - captured <= 8e-3 * (total - energy) + 1e-10 * total || step == 16 {
+            if energy - captured <= 8e-3 * (total - energy) + T::ROUNDOFF * total || step == 16 {
                 let leading = vectors.get(.., vectors.ncols() - rank..).reverse_cols().to_owned();
                 let sigma: Vec<f64> = squares.iter().rev().take(rank).map(|x| x.max(0.0).sqrt()).collect();
                 let mut v = product(image.as_ref(), leading.as_ref());
@@ -295,15 +307,17 @@ pub(crate) fn gram_svd<T: Real>(matrix: MatRef<'_, T>) -> Result<Svd<T>> {
         return Ok(Svd { u: v, sigma, v: u });
     }
     let (squares, vectors) = symmetric_eigen(columns_gram(matrix).as_ref())?;
-    let sigma: Vec<f64> = squares.iter().rev().map(|square| square.max(0.0).sqrt()).collect();
     let v = vectors.as_ref().reverse_cols().to_owned();
     let mut u = product(matrix, v.as_ref());
+    // The lengths of A v are truer than the roots of small eigenvalues.
+    let sigma: Vec<f64> = (0..squares.len()).map(|j| u.col(j).norm_l2().to_f64()).collect();
     unscale(&mut u, &sigma);
     Ok(Svd { u, sigma, v })
 }
 
 /// The leading singular triplets of a whole decomposition.
 fn cut_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result<Svd<T>> {
+    let rank = rank.max(1);
     let mut all = gram_svd(matrix)?;
     if all.sigma[rank - 1] <= (300.0 * T::ROUNDOFF).sqrt() * all.sigma[0] {
         all = svd(matrix)?;

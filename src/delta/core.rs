@@ -145,7 +145,7 @@ impl<'a, T: Real> Core<'a, T> {
         let dense = if delta.is_dense() { delta.rows().min(delta.cols()) } else { delta.lifted_rank() };
         match (joint.stack(), joint.thin()) {
             (Some(stack), _) if core_size(stack) <= dense => Self::of_stack(stack),
-            (_, Some(thin)) if !delta.is_dense() => Self::of_thin(thin),
+            (_, Some(thin)) => Self::of_thin(thin),
             _ if delta.is_dense() => Self {
                 left: Basis::identity(),
                 matrix: delta.to_full(),
@@ -181,7 +181,7 @@ impl<'a, T: Real> Core<'a, T> {
             let inner_right = r_right.get(.., term.range.clone()).to_owned();
             let inner = product(inner_left.as_ref(), inner_right.transpose());
             let outer = &*term.outer * faer::Scale(T::from_f64(term.scale));
-            add_kron(&mut matrix, T::from_f64(1.0), &outer, &inner);
+            add_kron(&mut matrix, &outer, &inner);
             terms.push(KronTerm { outer, left: inner_left, right: inner_right });
         }
         Self { left, matrix, right, terms }
@@ -192,13 +192,15 @@ impl<'a, T: Real> Core<'a, T> {
         singular_values(self.matrix.as_ref())
     }
 
-    /// The singular values down to about a thousandth of the largest, in half the time: the roots of the Gram
-    /// matrix's eigenvalues.
+    /// The singular values, in half the time: the roots of the Gram matrix's eigenvalues. Those below about a
+    /// thousandth of the largest drown in its rounding and are given as zero.
     pub(crate) fn spectrum_estimate(&self) -> Result<Vec<f64>> {
         let wide = self.matrix.nrows() < self.matrix.ncols();
         let columns = if wide { self.matrix.transpose() } else { self.matrix.as_ref() };
         let squares = symmetric_eigenvalues(columns_gram(columns).as_ref())?;
-        Ok(squares.iter().rev().map(|square| square.max(0.0).sqrt()).collect())
+        let noise = 16.0 * T::ROUNDOFF * squares.last().copied().unwrap_or(0.0);
+        let root = |square: &f64| if *square > noise { square.sqrt() } else { 0.0 };
+        Ok(squares.iter().rev().map(root).collect())
     }
 
     /// All singular values and vectors, for a choice within `tolerance`.

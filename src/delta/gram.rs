@@ -6,6 +6,7 @@
 //! left can ask again in float64.
 
 use std::ops::{Add, Mul};
+use std::sync::Arc;
 
 use faer::{Mat, MatMut, MatRef};
 
@@ -84,7 +85,8 @@ impl<T: Real> Joint<'_, T> {
                 let mixed: Inner = self.parts()[..i].iter().map(|other| part.inner(other)).sum();
                 mixed * 2.0 + part.inner(part)
             });
-            pairs.sum()
+            let Inner { value, gross } = pairs.sum();
+            Inner { value, gross: gross + self.hidden }
         })
     }
 
@@ -98,8 +100,14 @@ impl<T: Real> Joint<'_, T> {
     pub(crate) fn gram_of_terms(&self) -> Mat<f64> {
         let terms = self.delta().terms();
         let Some(thin) = self.thin() else {
-            let alone: Vec<_> =
-                terms.iter().map(|(scale, term)| Delta::of(*scale, Term::clone(term))).collect();
+            let alone: Vec<_> = terms
+                .iter()
+                .map(|(scale, term)| {
+                    let mut alone = Delta::zero(self.delta().rows(), self.delta().cols());
+                    alone.add(*scale, Arc::clone(term));
+                    alone
+                })
+                .collect();
             return gram(&alone.iter().collect::<Vec<_>>());
         };
         let mut at = 0;

@@ -21,6 +21,8 @@ use crate::tensor::Real;
 pub struct Joint<'a, T: Real> {
     delta: &'a Delta<T>,
     parts: Vec<Part<'a, T>>,
+    /// What the squares of terms that were added up entry by entry came to before they cancelled.
+    pub(super) hidden: f64,
     pub(super) squared: OnceCell<Inner>,
 }
 
@@ -161,21 +163,34 @@ impl<'a, T: Real> Joint<'a, T> {
                 parts.extend(krons.into_iter().map(|(scale, kron)| Part::Kron(scale, kron)));
             }
         }
+        let mut hidden = 0.0;
         if !thin.is_empty() {
-            parts.push(Self::of_thin(delta, &thin));
+            parts.push(Self::of_thin(delta, &thin, &mut hidden));
         }
-        Self { delta, parts, squared: OnceCell::new() }
+        Self { delta, parts, hidden, squared: OnceCell::new() }
     }
 
     /// Low-rank terms as one product or, where that is no smaller, dense.
-    fn of_thin(delta: &'a Delta<T>, terms: &[(f64, &'a Arc<Term<T>>)]) -> Part<'a, T> {
-        let mut sum = Delta::zero(delta.rows(), delta.cols());
-        terms.iter().for_each(|(scale, term)| sum.add(*scale, Arc::clone(term)));
+    fn of_thin(delta: &'a Delta<T>, terms: &[(f64, &'a Arc<Term<T>>)], hidden: &mut f64) -> Part<'a, T> {
+        let sum_of = |terms: &[(f64, &Arc<Term<T>>)]| {
+            let mut sum = Delta::zero(delta.rows(), delta.cols());
+            terms.iter().for_each(|(scale, term)| sum.add(*scale, Arc::clone(term)));
+            sum
+        };
+        let sum = sum_of(terms);
         if sum.is_dense() {
+            if terms.len() > 1 {
+                *hidden = terms.iter().map(|term| Joint::new(&sum_of(&[*term])).squared().gross).sum();
+            }
             return Part::Full(1.0, Cow::Owned(sum.to_full()));
         }
         let (left, right) = sum.to_product();
         Part::Thin(Thin::new(left, right))
+    }
+
+    /// Whether nothing is left: no terms, or only terms with a factor of zeros.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.delta.is_zero() || self.squared().gross == 0.0
     }
 
     /// The delta.

@@ -58,19 +58,18 @@ impl<T: Real> Kron<T> {
 /// A ⊗ B, whole.
 pub(crate) fn kron<T: Real>(a: &Mat<T>, b: &Mat<T>) -> Mat<T> {
     let mut out = Mat::zeros(a.nrows() * b.nrows(), a.ncols() * b.ncols());
-    add_kron(&mut out, T::from_f64(1.0), a, b);
+    add_kron(&mut out, a, b);
     out
 }
 
-/// `out += scale · (A ⊗ B)`
-pub(crate) fn add_kron<T: Real>(out: &mut Mat<T>, scale: T, a: &Mat<T>, b: &Mat<T>) {
+/// `out += A ⊗ B`
+pub(crate) fn add_kron<T: Real>(out: &mut Mat<T>, a: &Mat<T>, b: &Mat<T>) {
     wide(|| {
         for j in 0..a.ncols() {
             for q in 0..b.ncols() {
                 let column = out.col_as_slice_mut(j * b.ncols() + q);
                 for (block, outer) in column.chunks_exact_mut(b.nrows()).zip(a.col_as_slice(j)) {
-                    let factor = scale * *outer;
-                    block.iter_mut().zip(b.col_as_slice(q)).for_each(|(to, from)| *to += factor * *from);
+                    block.iter_mut().zip(b.col_as_slice(q)).for_each(|(to, from)| *to += *outer * *from);
                 }
             }
         }

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use serde::Deserialize;
@@ -126,12 +126,15 @@ impl SafeTensors {
         &self.bytes
     }
 
-    /// The SHA-256 of the whole file in lower-case hex.
-    pub fn sha256(&self) -> String {
+    /// The SHA-256 of the whole file in lower-case hex; none once `stop` is set.
+    pub fn sha256(&self, stop: &AtomicBool) -> Option<String> {
         let mut hash = Sha256::new();
         // Reading a mapped file costs less than the faults of its pages, and leaves none of them behind.
         let mut block = vec![0; FORGET.min(self.bytes.len())];
         for (index, mapped) in self.bytes.chunks(FORGET).enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
             match &self.bytes {
                 Bytes::Mapped(_, file)
                     if read_at(file, &mut block[..mapped.len()], index * FORGET).is_ok() =>
@@ -141,7 +144,7 @@ impl SafeTensors {
                 _ => hash.update(mapped),
             }
         }
-        hex(hash.finalize())
+        Some(hex(hash.finalize()))
     }
 
     /// Says that so many bytes of the file were read and aren't needed for now. Every mebibyte of them the pages of

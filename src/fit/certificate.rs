@@ -23,11 +23,9 @@ pub struct Certificate {
 impl Certificate {
     /// Compares what is stored with what should be.
     pub fn of<T: Real>(stored: &Delta<T>, truth: &Joint<'_, T>) -> Self {
-        /// So many roundoffs of the summands are at most 1 % of e².
-        const LOST: f64 = 300.0;
         let joint = Joint::new(stored);
         let squared = joint.squared() + joint.inner(truth) * -2.0 + truth.squared();
-        let distance = if squared.value > LOST * T::ROUNDOFF * squared.gross {
+        let distance = if squared.value > roundoffs(truth.delta()) * T::ROUNDOFF * squared.gross {
             squared.value.sqrt()
         } else if T::ROUNDOFF > f64::ROUNDOFF {
             return Self::of(&stored.cast::<f64>(), &Joint::new(&truth.delta().cast()));
@@ -60,6 +58,13 @@ impl Certificate {
         let [distance, norm, stored_norm] = squares.map(f64::sqrt);
         Self { distance, norm, stored_norm }
     }
+}
+
+/// How many roundoffs of the summands are at most 1 % of e². A column's inner product errs by about √(length / 3) of
+/// them, one after the other being added, and the errors of K columns are independent.
+fn roundoffs<T: Real>(delta: &Delta<T>) -> f64 {
+    let length = delta.rows().max(delta.cols()) as f64;
+    (100.0 * (length / delta.lifted_rank().max(1) as f64).sqrt()).max(300.0)
 }
 
 fn ratio(distance: f64, norm: f64) -> f64 {

@@ -53,10 +53,7 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(nearest);
         }
         let split = self.split().ok_or_else(|| Error::internal("a Kronecker fit without a split"))?;
-        let nearest = match self.joint.cancels() {
-            true => Nearest::of(&Joint::new(&self.delta.cast::<f64>()), split)?.cast(),
-            false => Nearest::of(self.joint, split)?,
-        };
+        let nearest = Nearest::of(self.joint, split)?;
         Ok(self.nearest_kron.get_or_init(|| nearest))
     }
 
@@ -100,17 +97,6 @@ impl<T: Real> Nearest<T> {
             _ => of_entries(joint.delta(), split)?,
         };
         Ok(Self { split, a, b, irreducible: false, spectrum: OnceCell::new(), error })
-    }
-
-    fn cast<U: Real>(&self) -> Nearest<U> {
-        Nearest {
-            split: self.split,
-            a: cast(self.a.as_ref()),
-            b: self.b.cast(),
-            irreducible: self.irreducible,
-            spectrum: OnceCell::new(),
-            error: self.error,
-        }
     }
 
     fn spectrum(&self) -> Result<&(Core<'static, T>, Svd<T>)> {

@@ -24,6 +24,8 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(Curve::single(form, Point { rank, error, numbers: rank * side }));
         }
         let sigma = match bound.purpose {
+            // Sizes that must be kept were surveyed with all digits.
+            Purpose::Make if bound.within_size => self.svd(0.0)?.sigma.clone(),
             Purpose::Make => self.svd(bound.tolerance)?.sigma.clone(),
             Purpose::Survey => self.core().spectrum()?,
             Purpose::Estimate => self.core().spectrum_estimate()?,

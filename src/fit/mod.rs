@@ -196,7 +196,7 @@ impl<'a, T: Real> Fitter<'a, T> {
         if self.is_vector() {
             return Ok(vec![full]);
         }
-        if self.delta.is_zero() {
+        if self.joint.is_zero() {
             return Ok(vec![Curve::single(self.zero_form(), Point { rank: 1, error: 0.0, numbers: 0 })]);
         }
         Ok(match self.options.format {
@@ -283,7 +283,7 @@ impl<'a, T: Real> Fitter<'a, T> {
     pub fn make(&self, choice: Choice) -> Result<(Term<T>, f64)> {
         let rank = choice.point.rank;
         let (mut scale, term) = match choice.form {
-            _ if self.delta.is_zero() => (1.0, self.zero_term(choice.form)),
+            _ if self.joint.is_zero() => (1.0, self.zero_term(choice.form)),
             Form::Own => {
                 let (scale, term) = &self.delta.terms()[0];
                 (*scale, Term::clone(term))
@@ -295,7 +295,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             Form::Lokr => (1.0, Term::Kron(self.nearest_kron()?.at_rank(rank)?)),
             Form::Loha => (1.0, Term::Hadamard(self.nearest_loha(rank)?.1.clone())),
         };
-        if self.options.match_norm && choice.form != Form::Own && !self.delta.is_zero() {
+        if self.options.match_norm && choice.form != Form::Own && !self.joint.is_zero() {
             let norm = gram::norm(&Delta::of(1.0, term.clone()));
             if norm > 0.0 {
                 scale *= self.norm() / norm;

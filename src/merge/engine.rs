@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::plan::{Site, Target};
 use super::{Progress, Watch};
@@ -97,6 +97,24 @@ impl<'w> Run<'w> {
             gate.close();
             outcome
         })
+    }
+
+    /// Waits until `done`, and lets the host stop that, too.
+    pub(super) fn wait(&self, done: impl Fn() -> bool) -> Result<()> {
+        /// Short beside a host's patience, long beside a look.
+        const PAUSE: Duration = Duration::from_millis(2);
+        let mut since = Instant::now();
+        while !done() {
+            std::thread::sleep(PAUSE);
+            if since.elapsed() >= PULSE {
+                since = Instant::now();
+                let progress = Progress { stage: self.stage, done: 1, total: 1 };
+                if !(self.watch.borrow_mut())(progress) {
+                    return Err(Error::cancelled());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn collect<'s, S: Borrow<Site<'s>>, R>(

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, write};
 use crate::delta::joint::Joint;
@@ -184,9 +185,12 @@ impl Merge {
         let reserve = sites.iter().map(header_entries).sum::<usize>() + self.header_rest();
         let mut writer = Writer::new(sink, name, reserve)?;
         // Hashing the inputs takes a while and needs nothing of the rest.
+        let stop = AtomicBool::new(false);
         let (recipe, body) = std::thread::scope(|scope| {
-            let recipe = scope.spawn(|| Recipe::of(&self.inputs, &self.options));
+            let recipe = scope.spawn(|| Recipe::of(&self.inputs, &self.options, &stop));
             let body = self.stream(&mut run, &context, &sites, bound, &mut writer);
+            let body = body.and_then(|body| run.wait(|| recipe.is_finished()).map(|()| body));
+            stop.store(body.is_err(), Ordering::Relaxed);
             (recipe.join(), body)
         });
         // What is wrong with a layer and with no input is wrong with the output.
@@ -233,10 +237,7 @@ impl Merge {
         run.stage("merging");
         run.for_each(
             sites,
-            |site| match context.options.dtype {
-                Dtype::F32 | Dtype::F64 => context.piece::<f64>(site, bound),
-                _ => context.piece::<f32>(site, bound),
-            },
+            |site| context.piece(site, bound),
             |site, piece| {
                 let module = format!("{}.", site.module);
                 while let Some((name, data, shape)) = passengers.next_if(|(name, ..)| *name < module) {
@@ -374,21 +375,24 @@ impl Context<'_> {
         let bound =
             Bound { purpose: Purpose::Survey, ..Bound::new(1.0, self.options.rank, self.options.dtype) };
         let curves = run.map(sites, |site| {
-            let of_target = |target: &Target<'_>| Ok(self.curves(target, &self.fit, bound)?.0);
+            let of_target = |target: &Target<'_>| Ok(self.curves::<f32>(target, &self.fit, bound)?.0);
             site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
         })?;
         Ok(curves.into_iter().flatten().collect())
     }
 
     /// A target's curves and ‖true‖.
-    fn curves(
+    fn curves<T: Real>(
         &self,
         target: &Target<'_>,
         fit: &FitOptions,
         bound: Bound,
     ) -> Result<(Vec<crate::fit::Curve>, f64)> {
-        let merged = self.merged::<f32>(target)?;
+        let merged = self.merged::<T>(target)?;
         let joint = Joint::new(&merged.delta);
+        if joint.cancels() {
+            return self.curves::<f64>(target, fit, bound);
+        }
         let fitter = Fitter::new(&joint, &target.shape, fit).inherit(merged.inherited);
         Ok((fitter.curves(bound)?, fitter.norm()))
     }
@@ -397,44 +401,55 @@ impl Context<'_> {
         target.merge(self.inputs, &*self.strategy, &self.shares)
     }
 
-    fn piece<T: Real>(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
+    fn piece(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
         let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), warnings: Vec::new(), flat: false };
         for target in &site.targets {
-            let merged = self.merged::<T>(target)?;
-            let joint = Joint::new(&merged.delta);
-            let (family, tensors, certificate) = match self.options.space {
-                Space::Delta => self.fit(target, &joint, merged.inherited, bound)?,
-                Space::Factor => {
-                    let dtype = self.options.dtype;
-                    let tensors =
-                        factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
-                    let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
-                    (target.sources[0].1.family, tensors, certificate)
-                }
-            };
-            let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
-            let rank =
-                tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
-            let report = LayerReport {
-                name: site.module.to_owned(),
-                param: target.id.param.name(),
-                family: family.name(),
-                shape: target.shape.full(),
-                rank,
-                inputs: target.sources.iter().map(|(index, _)| *index).collect(),
-                coefficients: merged.coefficients,
-                norm: certificate.norm,
-                error: certificate.error(),
-                direction_error: certificate.direction_error(),
-                tensors: tensors.iter().map(TensorReport::of).collect(),
-            };
-            piece.layers.push((report, certificate));
-            piece.warnings.extend(merged.warning);
-            piece.flat |= family == Family::Full && target.has_unknown_kernel();
-            piece.tensors.extend(tensors);
+            match self.options.dtype {
+                Dtype::F32 | Dtype::F64 => self.add::<f64>(target, bound, &mut piece)?,
+                _ => self.add::<f32>(target, bound, &mut piece)?,
+            }
         }
         piece.tensors.sort_by_key(|tensor| tensor.suffix);
         Ok(piece)
+    }
+
+    /// Merges and stores one target, in float64 where its terms cancel.
+    fn add<T: Real>(&self, target: &Target<'_>, bound: Bound, piece: &mut Piece) -> Result<()> {
+        let merged = self.merged::<T>(target)?;
+        let joint = Joint::new(&merged.delta);
+        if joint.cancels() {
+            return self.add::<f64>(target, bound, piece);
+        }
+        let (family, tensors, certificate) = match self.options.space {
+            Space::Delta => self.fit(target, &joint, merged.inherited, bound)?,
+            Space::Factor => {
+                let dtype = self.options.dtype;
+                let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
+                let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
+                (target.sources[0].1.family, tensors, certificate)
+            }
+        };
+        let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
+        let rank =
+            tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
+        let report = LayerReport {
+            name: target.id.module.clone(),
+            param: target.id.param.name(),
+            family: family.name(),
+            shape: target.shape.full(),
+            rank,
+            inputs: target.sources.iter().map(|(index, _)| *index).collect(),
+            coefficients: merged.coefficients,
+            norm: certificate.norm,
+            error: certificate.error(),
+            direction_error: certificate.direction_error(),
+            tensors: tensors.iter().map(TensorReport::of).collect(),
+        };
+        piece.layers.push((report, certificate));
+        piece.warnings.extend(merged.warning);
+        piece.flat |= family == Family::Full && target.has_unknown_kernel();
+        piece.tensors.extend(tensors);
+        Ok(())
     }
 
     /// The tensors that store a delta within `bound`, certified. A tolerance is kept by what was stored, not by what
@@ -459,7 +474,7 @@ impl Context<'_> {
             if !missed || bound.tolerance == 0.0 || bound.within_size || self.fit.match_norm {
                 return Ok((family, tensors, certificate));
             }
-            tolerance *= 0.98;
+            tolerance *= 0.99 * bound.tolerance / certificate.error();
             let better = fitter.choose(Bound { tolerance, ..bound })?;
             if better == choice {
                 return Ok((family, tensors, certificate));

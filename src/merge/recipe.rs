@@ -1,6 +1,8 @@
 //! The recipe: inputs and options as data. It travels in the output's metadata, so that anyone can make the same
 //! bytes again from the same files.
 
+use std::sync::atomic::AtomicBool;
+
 use serde::Serialize;
 
 use super::options::{Options, Quality, Space};
@@ -35,10 +37,11 @@ pub struct RecipeInput {
 }
 
 impl Recipe {
-    pub(super) fn of(inputs: &[Input], options: &Options) -> Self {
+    /// Reads every input for its hash, unless `stop` says that it isn't wanted any more; what is made then is nobody's.
+    pub(super) fn of(inputs: &[Input], options: &Options, stop: &AtomicBool) -> Self {
         let input = |input: &Input| RecipeInput {
             name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            sha256: input.adapter.file().sha256(),
+            sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
         };
         let quality = |quality| match quality {
