@@ -4,35 +4,26 @@
 //! cargo bench --bench kernels                   # all of them, about a minute
 //! cargo bench --bench kernels -- convert        # those with a name like this
 //! ```
-//!
-//! A layer here is the sum of three adapters, as in the workloads: LoRA of dim 32, LoHa of dim 8, LoKr of factor 8 and
-//! dim 16.
+
+mod layers;
 
 use std::time::Duration;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, Divan, black_box};
-use faer::Mat;
-use lycomerge::adapter::{Dims, WeightShape};
 use lycomerge::delta::core::Core;
+use lycomerge::delta::gram;
 use lycomerge::delta::joint::Joint;
-use lycomerge::delta::{Delta, Factor, Hadamard, Kron, Term, gram};
-use lycomerge::fit::{Bound, FitOptions, Fitter, Format};
+use lycomerge::fit::Format;
 use lycomerge::tensor::{Dtype, Real, TensorView, encode};
+
+use layers::{Kind, Noise, layer, one_of_each};
 
 /// Enough for stable medians, little enough for a minute in all.
 const TIME: Duration = Duration::from_millis(1500);
 
 fn main() {
     Divan::default().max_time(TIME).config_with_args().main();
-}
-
-/// What an adapter of a layer is made of.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Lora,
-    Loha,
-    Lokr,
 }
 
 const SQUARES: [usize; 3] = [640, 1280, 3072];
@@ -48,56 +39,6 @@ const READ: [Dtype; 4] = [Dtype::F16, Dtype::BF16, Dtype::F8E4M3, Dtype::F8E5M2]
 const WRITTEN: [Dtype; 2] = [Dtype::F16, Dtype::BF16];
 /// The numbers of one tensor to convert.
 const NUMBERS: usize = 1280 * 1280;
-
-/// Numbers in −1 … 1 by a multiplicative congruence: good enough to be of full rank, and the same in every run.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as f64 / f64::from(1_u32 << 30) - 1.0
-    }
-
-    fn matrix<T: Real>(&mut self, rows: usize, cols: usize) -> Mat<T> {
-        Mat::from_fn(rows, cols, |_, _| T::from_f64(self.next()))
-    }
-
-    /// A product whose inner axis fades, as trained ones do.
-    fn product<T: Real>(&mut self, rows: usize, rank: usize, cols: usize) -> Factor<T> {
-        let mut left = self.matrix::<T>(rows, rank);
-        for j in 0..rank {
-            let faded = T::from_f64(1.0 / (j + 1) as f64);
-            for i in 0..rows {
-                left[(i, j)] *= faded;
-            }
-        }
-        Factor::Product { left, right: self.matrix(rank, cols) }
-    }
-
-    fn term<T: Real>(&mut self, kind: Kind, size: usize) -> Term<T> {
-        match kind {
-            Kind::Lora => Term::Plain(self.product(size, 32, size)),
-            Kind::Loha => Term::Hadamard(Hadamard {
-                first: self.product(size, 8, size),
-                second: self.product(size, 8, size),
-            }),
-            Kind::Lokr => Term::Kron(Kron {
-                a: Factor::Full(self.matrix(8, 8)),
-                b: self.product(size / 8, 16, size / 8),
-            }),
-        }
-    }
-}
-
-/// The sum of three adapters' layers.
-fn layer<T: Real>((kind, size): (Kind, usize)) -> Delta<T> {
-    let mut noise = Noise(1);
-    let mut sum = Delta::zero(size, size);
-    for _ in 0..3 {
-        sum.add_scaled(1.0, &Delta::of(0.5, noise.term(kind, size)));
-    }
-    sum
-}
 
 fn bytes_of(dtype: Dtype) -> Vec<u8> {
     // A byte pattern that is no NaN or infinity in any of the dtypes.
@@ -161,18 +102,9 @@ fn qr_core(bencher: Bencher<'_, '_>, at: (Kind, usize)) {
     bencher.bench_local(|| Core::of(black_box(&delta)));
 }
 
-/// A fit, from the delta to the balanced term, of the least error at a rank or within a tolerance.
 fn fit(bencher: Bencher<'_, '_>, at: (Kind, usize), format: Format, tolerance: f64, rank: Option<usize>) {
     let delta = layer::<f32>(at);
-    let shape = WeightShape { rows: at.1, cols: at.1, dims: Dims::Kernel(Vec::new()) };
-    let options = FitOptions { format, dtype: Dtype::F16, factor: None, match_norm: false };
-    let bound = Bound { rank_only: rank.is_some(), ..Bound::new(tolerance, rank, Dtype::F16) };
-    bencher.bench_local(|| {
-        let joint = Joint::new(black_box(&delta));
-        let fitter = Fitter::new(&joint, &shape, &options);
-        let choice = fitter.choose(bound).expect("the decomposition converges");
-        fitter.make(choice).expect("the decomposition converges")
-    });
+    bencher.bench_local(|| layers::fit(&Joint::new(black_box(&delta)), at.1, format, tolerance, rank));
 }
 
 /// QR, core, SVD and the factors of the nearest LoRA.
@@ -202,8 +134,6 @@ fn fit_lokr(bencher: Bencher<'_, '_>, at: (Kind, usize)) {
 /// The nine inner products of a LoRA, a LoHa and a LoKr.
 #[divan::bench(args = SQUARES)]
 fn gram_of_three(bencher: Bencher<'_, '_>, size: usize) {
-    let mut noise = Noise(1);
-    let deltas =
-        [Kind::Lora, Kind::Loha, Kind::Lokr].map(|kind| Delta::<f32>::of(0.5, noise.term(kind, size)));
+    let deltas = one_of_each::<f32>(size);
     bencher.bench_local(|| gram::gram(black_box(&deltas.each_ref())));
 }
