@@ -277,19 +277,24 @@ fn encode_halves<T: Real, H: HalfCodec>(
 ) -> std::result::Result<(), f64> {
     const BLOCK: usize = 1024;
     let (mut floats, mut bits) = ([0_f32; BLOCK], [0_u16; BLOCK]);
-    for block in reals.chunks(BLOCK) {
-        for (to, from) in floats.iter_mut().zip(block) {
-            *to = from.to_f32();
+    let at = out.len();
+    out.resize(at + 2 * reals.len(), 0);
+    let bytes = out[at..].as_chunks_mut::<2>().0;
+    wide(|| {
+        for (block, bytes) in reals.chunks(BLOCK).zip(bytes.chunks_mut(BLOCK)) {
+            floats.iter_mut().zip(block).for_each(|(to, from)| *to = from.to_f32());
+            let bits = &mut bits[..block.len()];
+            H::encode(&floats[..block.len()], bits);
+            let is_infinite = |b: &u16| b & exponent_mask == exponent_mask;
+            // All of them at once, because a look that may end at each goes one by one.
+            if bits.iter().fold(false, |any, b| any | is_infinite(b)) {
+                let first = bits.iter().position(is_infinite).unwrap_or(0);
+                return Err(block[first].to_f64());
+            }
+            bytes.iter_mut().zip(bits).for_each(|(to, b)| *to = b.to_le_bytes());
         }
-        H::encode(&floats[..block.len()], &mut bits[..block.len()]);
-        if let Some(i) = bits[..block.len()].iter().position(|b| b & exponent_mask == exponent_mask) {
-            return Err(block[i].to_f64());
-        }
-        let at = out.len();
-        out.resize(at + 2 * block.len(), 0);
-        out[at..].as_chunks_mut::<2>().0.iter_mut().zip(&bits).for_each(|(to, b)| *to = b.to_le_bytes());
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The number type that arithmetic happens in: f32 for 16-bit outputs, f64 where the output is float32 or
