@@ -4,6 +4,7 @@
 //! a [`Real`] (f32 or f64), and this module is the only place where stored numbers become reals and back.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -151,26 +152,32 @@ impl TensorView<'_> {
 
     /// The elements as reals, in row-major order.
     pub fn to_reals<T: Real>(&self) -> Vec<T> {
-        let mut out = Vec::with_capacity(self.len());
-        match self.dtype {
-            Dtype::F64 => map(self.data, &mut out, |b| T::from_f64(f64::from_le_bytes(b))),
-            Dtype::F32 => map(self.data, &mut out, |b| T::from_f32(f32::from_le_bytes(b))),
-            Dtype::F16 => halves::<T, f16>(self.data, &mut out),
-            Dtype::BF16 => halves::<T, bf16>(self.data, &mut out),
-            Dtype::F8E4M3 => map(self.data, &mut out, |[b]| T::from_f32(f8_e4m3(b))),
-            Dtype::F8E5M2 => {
-                map(self.data, &mut out, |[b]| T::from_f32(f16::from_bits(u16::from(b) << 8).to_f32()))
-            }
-            Dtype::I64 => map(self.data, &mut out, |b| T::from_f64(i64::from_le_bytes(b) as f64)),
-            Dtype::I32 => map(self.data, &mut out, |b| T::from_f64(f64::from(i32::from_le_bytes(b)))),
-            Dtype::I16 => map(self.data, &mut out, |b| T::from_f64(f64::from(i16::from_le_bytes(b)))),
-            Dtype::I8 => map(self.data, &mut out, |b| T::from_f64(f64::from(i8::from_le_bytes(b)))),
-            Dtype::U64 => map(self.data, &mut out, |b| T::from_f64(u64::from_le_bytes(b) as f64)),
-            Dtype::U32 => map(self.data, &mut out, |b| T::from_f64(f64::from(u32::from_le_bytes(b)))),
-            Dtype::U16 => map(self.data, &mut out, |b| T::from_f64(f64::from(u16::from_le_bytes(b)))),
-            Dtype::U8 | Dtype::Bool => map(self.data, &mut out, |[b]| T::from_f64(f64::from(b))),
-        }
+        let mut out = Vec::new();
+        self.read_into(0..self.len(), &mut out);
         out
+    }
+
+    /// Puts a range of the elements, in row-major order, in the place of what is in `out`.
+    pub(crate) fn read_into<T: Real>(&self, range: Range<usize>, out: &mut Vec<T>) {
+        let data = &self.data[range.start * self.dtype.size()..range.end * self.dtype.size()];
+        out.clear();
+        out.reserve(range.len());
+        match self.dtype {
+            Dtype::F64 => map(data, out, |b| T::from_f64(f64::from_le_bytes(b))),
+            Dtype::F32 => map(data, out, |b| T::from_f32(f32::from_le_bytes(b))),
+            Dtype::F16 => halves::<T, f16>(data, out),
+            Dtype::BF16 => halves::<T, bf16>(data, out),
+            Dtype::F8E4M3 => map(data, out, |[b]| T::from_f32(f8_e4m3(b))),
+            Dtype::F8E5M2 => map(data, out, |[b]| T::from_f32(f16::from_bits(u16::from(b) << 8).to_f32())),
+            Dtype::I64 => map(data, out, |b| T::from_f64(i64::from_le_bytes(b) as f64)),
+            Dtype::I32 => map(data, out, |b| T::from_f64(f64::from(i32::from_le_bytes(b)))),
+            Dtype::I16 => map(data, out, |b| T::from_f64(f64::from(i16::from_le_bytes(b)))),
+            Dtype::I8 => map(data, out, |b| T::from_f64(f64::from(i8::from_le_bytes(b)))),
+            Dtype::U64 => map(data, out, |b| T::from_f64(u64::from_le_bytes(b) as f64)),
+            Dtype::U32 => map(data, out, |b| T::from_f64(f64::from(u32::from_le_bytes(b)))),
+            Dtype::U16 => map(data, out, |b| T::from_f64(f64::from(u16::from_le_bytes(b)))),
+            Dtype::U8 | Dtype::Bool => map(data, out, |[b]| T::from_f64(f64::from(b))),
+        }
     }
 }
 

@@ -493,6 +493,42 @@ mod certificates {
     }
 }
 
+mod long_columns {
+    use super::*;
+
+    /// Float32 loses most where few long columns are added up.
+    #[test]
+    fn leave_certificates_in_float32_within_a_hundredth() {
+        let mut state = 7_u64;
+        let mut noise = |rows: usize, cols: usize, shift: f64| {
+            Mat::from_fn(rows, cols, |_, _| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                f64::from(((state >> 33) as f64 / 2_f64.powi(31) - 0.5 + shift) as f32)
+            })
+        };
+        for (m, n, rank) in [(8192, 8192, 2), (4096, 4096, 16), (320, 320, 8), (1280, 1280, 96)] {
+            for shift in [0.0, 0.5] {
+                let (left, right) = (noise(m, rank, shift), noise(rank, n, shift));
+                let error = noise(m, rank, 0.0);
+                for size in [0.01, 0.03, 0.1, 0.3] {
+                    let near = Mat::from_fn(m, rank, |i, j| {
+                        f64::from((left[(i, j)] * (1.0 + size * error[(i, j)])) as f32)
+                    });
+                    let of = |left: &Mat<f64>| {
+                        let product = Factor::Product { left: left.clone(), right: right.clone() };
+                        Delta::of(1.0, Term::Plain(product))
+                    };
+                    let (stored, truth) = (of(&near), of(&left));
+                    let exact = Certificate::of(&stored, &Joint::new(&truth)).error();
+                    let got =
+                        Certificate::of(&stored.cast::<f32>(), &Joint::new(&truth.cast::<f32>())).error();
+                    assert!((got - exact).abs() <= 0.01 * exact, "{m}x{n} rank {rank}: {got:e}, {exact:e}");
+                }
+            }
+        }
+    }
+}
+
 mod merges {
     use super::*;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
-use crate::compute::linalg::from_row_major;
+use crate::compute::linalg::{row_blocks, set_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real, TensorView, all_finite};
 
@@ -67,9 +67,16 @@ impl<'a> Members<'a> {
     /// A number that is not finite.
     pub(super) fn matrix<T: Real>(&self, suffix: &str, rows: usize) -> Result<Mat<T>> {
         let view = self.factor(suffix)?;
-        let numbers: Vec<T> = view.to_reals();
-        check_finite(suffix, &numbers)?;
-        Ok(from_row_major(&numbers, rows))
+        let (cols, mut block) = (view.len() / rows, Vec::new());
+        let mut out = Mat::zeros(rows, cols);
+        for range in row_blocks(rows, cols) {
+            view.read_into(range.start * cols..range.end * cols, &mut block);
+            if !all_finite(&block) {
+                check_finite(suffix, &view.to_reals::<T>())?;
+            }
+            set_rows(&mut out, range, &block);
+        }
+        Ok(out)
     }
 
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).

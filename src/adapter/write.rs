@@ -12,7 +12,7 @@ use faer::{Mat, Scale};
 use super::full::norm_names;
 use super::shape::{Dims, WeightShape};
 use super::{Family, Param};
-use crate::compute::linalg::row_major;
+use crate::compute::linalg::for_each_rows;
 use crate::delta::{Factor, Term};
 use crate::error::Result;
 use crate::tensor::{Dtype, Real, TensorView, encode};
@@ -121,8 +121,8 @@ struct Writer {
 impl Writer {
     fn push<T: Real>(&mut self, suffix: &'static str, shape: Vec<usize>, matrix: &Mat<T>) -> Result<()> {
         debug_assert_eq!(shape.iter().product::<usize>(), matrix.nrows() * matrix.ncols());
-        let mut data = Vec::new();
-        encode(&row_major(matrix), self.dtype, &mut data)?;
+        let mut data = Vec::with_capacity(matrix.nrows() * matrix.ncols() * self.dtype.size());
+        for_each_rows(matrix, |block| encode(block, self.dtype, &mut data))?;
         self.tensors.push(NewTensor { suffix, shape, dtype: self.dtype, data });
         Ok(())
     }

@@ -113,6 +113,8 @@ pub struct Inherited {
     split: Option<Split>,
     /// The largest inner rank.
     rank: usize,
+    /// Whether the terms were added up entry by entry: nothing is left of the forms that they had.
+    summed: bool,
 }
 
 impl Inherited {
@@ -128,7 +130,13 @@ impl Inherited {
             Term::Hadamard(hadamard) => hadamard.first.rank(),
         };
         let rank = delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(0);
-        Self { split: lokr::strongest_split(delta), rank }
+        Self { split: lokr::strongest_split(delta), rank, summed: false }
+    }
+
+    /// The same, of terms that are added up entry by entry.
+    #[must_use]
+    pub fn summed(self) -> Self {
+        Self { summed: true, ..self }
     }
 }
 
@@ -224,6 +232,9 @@ impl<'a, T: Real> Fitter<'a, T> {
     /// The form in which a layer that is one term already is that term: nothing needs fitting then.
     fn own(&self, wanted: Form, bound: Bound) -> Option<Curve> {
         let [(_, term)] = self.delta.terms() else { return None };
+        if self.inherited.summed {
+            return None;
+        }
         let (form, rank) = match &**term {
             Term::Plain(Factor::Product { left, .. }) => (Form::Lora, left.ncols()),
             Term::Plain(Factor::Full(_)) => (Form::Full, 0),

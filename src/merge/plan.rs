@@ -132,7 +132,7 @@ impl Target<'_> {
                 None => delta.add_scaled(*coefficient, &read(source)?),
             }
             if delta.is_crowded() {
-                inherited = inherited.or(&delta);
+                inherited = inherited.or(&delta).summed();
                 delta.condense()?;
             }
         }
