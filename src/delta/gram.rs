@@ -2,7 +2,7 @@
 //! entries, and the certificate all come from them.
 //!
 //! Products of factors are made in the deltas' own number type and added up in float64. Each result knows what its
-//! summands were worth before they cancelled ([`Inner::gross`]), so that whoever needs more digits than float32
+//! summands were worth before they cancelled (`Inner::gross`), so that whoever needs more digits than float32
 //! left can ask again in float64.
 
 use std::ops::{Add, Mul};

@@ -1,7 +1,7 @@
 //! The terms of one delta side by side: where inner products, joint spaces and Kronecker fits all start.
 //!
-//! A [`Delta`] goes in; a few [`Part`]s come out, one per kind: everything of low rank as one product, Kronecker
-//! products of one split as one [`Stack`]. The one idea: the Gram matrices of the factors that stand side by side
+//! A [`Delta`] goes in; a few parts come out, one per kind: everything of low rank as one product, Kronecker
+//! products of one split as one stack. The one idea: the Gram matrices of the factors that stand side by side
 //! are made once, and answer for norms, cosines, conditioning, cores and certificates alike.
 
 use std::borrow::Cow;
