@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use lycomerge::file::{AtomicFile, SafeTensors, Writer};
+use lycomerge::file::{AtomicFile, Container, Writer};
 use lycomerge::tensor::Dtype;
 use serde_json::Value;
 use support::broken;
@@ -85,7 +85,7 @@ fn two(algo: &str) -> TempDir {
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn read(folder: &TempDir, name: &str) -> Tensors {
-    let file = SafeTensors::open(&folder.path().join(name)).unwrap();
+    let file = Container::open(&folder.path().join(name)).unwrap();
     let tensor = |name: &str| {
         let view = file.get(name).unwrap();
         (name.to_owned(), (view.dtype, view.shape.to_vec(), view.data.to_vec()))

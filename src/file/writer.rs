@@ -259,7 +259,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::file::SafeTensors;
+    use crate::file::Container;
 
     type Content = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
@@ -318,7 +318,7 @@ mod tests {
     fn data_longer_than_a_block_survive_being_moved() {
         let data: Vec<u8> = (0..3 * BUFFER + 5).map(|i| (i % 251) as u8).collect();
         let file = write(&vec![("a".into(), Dtype::U8, vec![data.len()], data.clone())], &BTreeMap::new(), 0);
-        let file = SafeTensors::from_bytes("out", file).unwrap();
+        let file = Container::from_bytes("out", file).unwrap();
         assert!(file.get("a").unwrap().data == data);
     }
 
@@ -401,7 +401,7 @@ mod tests {
     fn the_hashes_of_a_large_file_are_those_of_sd_scripts() {
         let metadata = [("ss_b", "2"), ("other", "x"), ("format", "pt")];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        let file = SafeTensors::from_bytes("out", write(&large(), &metadata, 700)).unwrap();
+        let file = Container::from_bytes("out", write(&large(), &metadata, 700)).unwrap();
         // Computed with safetensors 0.8.0 and hashlib.
         assert_eq!(file.metadata()[LEGACY_HASH], "120b0612");
         assert_eq!(
@@ -436,7 +436,7 @@ mod tests {
             }).collect();
             let written = write(&tensors, &metadata, reserve);
             prop_assert_eq!(header_len(&written) % 8, 0);
-            let file = SafeTensors::from_bytes("out", written).unwrap();
+            let file = Container::from_bytes("out", written).unwrap();
             prop_assert!(file.names().eq(tensors.iter().map(|(name, ..)| name.as_str())));
             for (name, dtype, shape, data) in &tensors {
                 let view = file.get(name).unwrap();

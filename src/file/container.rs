@@ -1,0 +1,127 @@
+//! An opened file of named tensors, whatever its format.
+//!
+//! The format's reader checks the file whole and makes the table of tensors; from there on all formats are the same:
+//! dtypes, shapes, and bytes that are borrowed from the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::safetensors;
+use super::source::Source;
+use crate::error::Result;
+use crate::tensor::{Dtype, TensorView};
+
+/// An opened file, or a buffer of one, checked whole: every view lies inside it and has the
+/// size that its dtype and shape say.
+pub struct Container {
+    source: Source,
+    contents: Contents,
+}
+
+/// What a format's reader finds in a file.
+#[derive(Default)]
+pub(super) struct Contents {
+    /// Free-form metadata.
+    pub(super) metadata: BTreeMap<String, String>,
+    pub(super) tensors: BTreeMap<String, Tensor>,
+}
+
+/// One tensor whose sizes have been checked.
+pub(super) struct Tensor {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// Where in the file its bytes are.
+    pub(super) data: Range<usize>,
+}
+
+impl Container {
+    /// Maps the file at `path` and checks it.
+    ///
+    /// The file must not be changed while it is open. Replacing it (as [`AtomicFile`](super::AtomicFile) does) is fine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if it can't be read, [`Unsupported`](crate::ErrorKind::Unsupported)
+    /// for what is known and not read, and [`Format`](crate::ErrorKind::Format) for anything else that is not a
+    /// sound safetensors file.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(Source::open(path)?)
+    }
+
+    /// Checks `bytes`, the content of a file. Messages call it `name`.
+    ///
+    /// # Errors
+    /// As [`Container::open`].
+    pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
+        Self::read(Source::from_bytes(name.into(), bytes))
+    }
+
+    fn read(source: Source) -> Result<Self> {
+        match safetensors::read(source.bytes()) {
+            Ok(contents) => Ok(Self { source, contents }),
+            Err(error) => Err(error.in_file(source.path())),
+        }
+    }
+
+    /// Where the file is, or the name that was given with its bytes.
+    pub fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// The length of the whole file.
+    pub fn byte_len(&self) -> u64 {
+        self.source.bytes().len() as u64
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        self.source.bytes()
+    }
+
+    /// The SHA-256 of the whole file in lower-case hex.
+    pub fn sha256(&self) -> String {
+        self.source.sha256()
+    }
+
+    /// Says that so many bytes of the file were read and aren't needed for now, so that memory doesn't grow with the
+    /// files.
+    pub(crate) fn used(&self, bytes: usize) {
+        self.source.used(bytes);
+    }
+
+    /// The free-form metadata.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.contents.metadata
+    }
+
+    /// The names of the tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.contents.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        let Tensor { dtype, shape, data } = self.contents.tensors.get(name)?;
+        Some(TensorView { dtype: *dtype, shape, data: &self.source.bytes()[data.clone()] })
+    }
+
+    /// The number of tensors.
+    pub fn len(&self) -> usize {
+        self.contents.tensors.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.contents.tensors.is_empty()
+    }
+}
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Container")
+            .field("path", &self.path())
+            .field("tensors", &self.len())
+            .finish_non_exhaustive()
+    }
+}
