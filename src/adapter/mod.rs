@@ -94,7 +94,7 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors file; tensors stay on disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file; tensors stay on disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
@@ -109,7 +109,7 @@ impl Adapter {
         Self::read(Container::open(path.as_ref())?)
     }
 
-    /// An adapter from the bytes of a safetensors file; `name` stands for the path in messages.
+    /// An adapter from the bytes of a safetensors or PyTorch file; `name` stands for the path in messages.
     pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
         Self::read(Container::from_bytes(name, bytes)?).and_then(Self::refuse_unknown)
     }

@@ -1,19 +1,21 @@
 //! An opened file of named tensors, whatever its format.
 //!
-//! The format's reader checks the file whole and makes the table of tensors; from there on all formats are the same:
-//! dtypes, shapes, and bytes that are borrowed from the file.
+//! The format is told by the file's first bytes, not by its name. Its reader checks the file whole and makes the
+//! table of tensors; from there on all formats are the same: dtypes, shapes, and bytes that are borrowed from
+//! the file wherever they lie there as they are needed.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::safetensors;
 use super::source::Source;
+use super::{safetensors, torch};
 use crate::error::Result;
 use crate::tensor::{Dtype, TensorView};
 
-/// An opened file, or a buffer of one, checked whole: every view lies inside it and has the
+/// An opened safetensors or PyTorch file, or a buffer of one, checked whole: every view lies inside it and has the
 /// size that its dtype and shape say.
 pub struct Container {
     source: Source,
@@ -23,7 +25,7 @@ pub struct Container {
 /// What a format's reader finds in a file.
 #[derive(Default)]
 pub(super) struct Contents {
-    /// Free-form metadata.
+    /// Free-form metadata; PyTorch files have none.
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) tensors: BTreeMap<String, Tensor>,
 }
@@ -32,8 +34,44 @@ pub(super) struct Contents {
 pub(super) struct Tensor {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    /// Where in the file its bytes are.
-    pub(super) data: Range<usize>,
+    pub(super) data: Data,
+}
+
+/// Where bytes are.
+#[derive(Clone)]
+pub(super) enum Data {
+    /// This part of the file.
+    InFile(Range<usize>),
+    /// This part of what had to be unpacked or put in order; tensors may share it.
+    Held(Arc<Vec<u8>>, Range<usize>),
+}
+
+impl Data {
+    /// Bytes of their own.
+    pub(super) fn held(bytes: Vec<u8>) -> Self {
+        let all = 0..bytes.len();
+        Self::Held(Arc::new(bytes), all)
+    }
+
+    /// The bytes, of a file that has these.
+    pub(super) fn bytes<'a>(&'a self, file: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::InFile(range) => &file[range.clone()],
+            Self::Held(bytes, range) => &bytes[range.clone()],
+        }
+    }
+
+    /// The bytes `part` of these, if they have as many.
+    pub(super) fn part(&self, part: Range<usize>) -> Option<Self> {
+        let within = |range: &Range<usize>| {
+            let (start, end) = (range.start.checked_add(part.start)?, range.start.checked_add(part.end)?);
+            (start <= end && end <= range.end).then_some(start..end)
+        };
+        match self {
+            Self::InFile(range) => within(range).map(Self::InFile),
+            Self::Held(bytes, range) => Some(Self::Held(Arc::clone(bytes), within(range)?)),
+        }
+    }
 }
 
 impl Container {
@@ -44,7 +82,7 @@ impl Container {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if it can't be read, [`Unsupported`](crate::ErrorKind::Unsupported)
     /// for what is known and not read, and [`Format`](crate::ErrorKind::Format) for anything else that is not a
-    /// sound safetensors file.
+    /// sound safetensors or PyTorch file.
     pub fn open(path: &Path) -> Result<Self> {
         Self::read(Source::open(path)?)
     }
@@ -58,7 +96,11 @@ impl Container {
     }
 
     fn read(source: Source) -> Result<Self> {
-        match safetensors::read(source.bytes()) {
+        let contents = match torch::recognise(source.bytes()) {
+            Some(form) => torch::read(form, &source),
+            None => safetensors::read(source.bytes()),
+        };
+        match contents {
             Ok(contents) => Ok(Self { source, contents }),
             Err(error) => Err(error.in_file(source.path())),
         }
@@ -90,7 +132,7 @@ impl Container {
         self.source.used(bytes);
     }
 
-    /// The free-form metadata.
+    /// The free-form metadata; PyTorch files have none.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.contents.metadata
     }
@@ -103,7 +145,7 @@ impl Container {
     /// The tensor called `name`.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         let Tensor { dtype, shape, data } = self.contents.tensors.get(name)?;
-        Some(TensorView { dtype: *dtype, shape, data: &self.source.bytes()[data.clone()] })
+        Some(TensorView { dtype: *dtype, shape, data: data.bytes(self.source.bytes()) })
     }
 
     /// The number of tensors.

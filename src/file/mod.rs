@@ -3,13 +3,14 @@
 //! Paths and bytes go in; names, dtypes, shapes and borrowed bytes come out, and the way back. What the
 //! names mean is not known here. The one idea: a file is checked whole when it is opened ([`Container`]),
 //! so that nothing later can fail on it, and an output is complete before it is visible ([`AtomicFile`]), so
-//! that nobody ever meets half of one.
+//! that nobody ever meets half of one. Two formats are read: safetensors, and what `torch.save` makes.
 
 mod atomic;
 mod container;
 mod metadata;
 mod safetensors;
 mod source;
+mod torch;
 mod writer;
 
 use std::borrow::Cow;

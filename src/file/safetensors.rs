@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::container::{self, Contents};
+use super::container::{self, Contents, Data};
 use super::{MAX_HEADER, METADATA_KEY, human_size, short, tensor};
 
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents> {
     let place = |Tensor { dtype, shape, data }| container::Tensor {
         dtype,
         shape,
-        data: data_start + data.start..data_start + data.end,
+        data: Data::InFile(data_start + data.start..data_start + data.end),
     };
     let tensors = tensors.into_iter().map(|(name, tensor)| (name, place(tensor))).collect();
     Ok(Contents { metadata: header.metadata, tensors })
@@ -58,7 +58,9 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     // A true header begins with a brace. Asked first, because a length may look like another format's mark.
     if rest.first().is_some_and(|&byte| byte != b'{') {
         return Err(foreign(bytes).unwrap_or_else(|| {
-            Error::format("this is not a safetensors file: there is no JSON header after its first 8 bytes")
+            Error::format(
+                "this is not a safetensors file (there is no JSON header after its first 8 bytes), nor a PyTorch file",
+            )
         }));
     }
     if length > MAX_HEADER {
@@ -80,11 +82,7 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
 /// What `bytes` are instead of safetensors, if it is something that people do pass by mistake.
 fn foreign(bytes: &[u8]) -> Option<Error> {
     let begins = |mark: &[u8]| bytes.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark));
-    if begins(b"PK\x03\x04") || matches!(bytes, [0x80, 1..=5, ..]) {
-        Some(Error::unsupported(
-            "this is a PyTorch file (.pt), which is not read yet; convert it to safetensors",
-        ))
-    } else if begins(b"<!doctype") || begins(b"<html") {
+    if begins(b"<!doctype") || begins(b"<html") {
         Some(Error::format("this is a web page, not a model; download the file again"))
     } else if begins(b"version https://git-lfs") {
         Some(Error::format("this is a Git LFS pointer, not the model itself; fetch it with 'git lfs pull'"))

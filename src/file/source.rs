@@ -51,7 +51,7 @@ impl Source {
         let kind = fs::metadata(path).map_err(to_error)?;
         if !kind.is_file() {
             let what = if kind.is_dir() { "this is a folder" } else { "this is not a regular file" };
-            let message = format!("{what}; give a safetensors file");
+            let message = format!("{what}; give a safetensors or PyTorch file");
             return Err(Error::new(ErrorKind::Io, message).in_file(path));
         }
         let file = File::open(path).map_err(to_error)?;
