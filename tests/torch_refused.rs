@@ -261,6 +261,10 @@ fn pickles_that_grow_without_end_are_refused_or_harmless() {
         let pickle = [b"\x80\x04}".to_vec(), vec![opcode; 30 << 20]].concat();
         refused(what, file(&pickle), "makes more than");
     }
+    // A stack that was high once, and then many empty tuples: none may keep the stack's room.
+    let high =
+        [b"\x80\x02(".to_vec(), vec![b'N'; 1 << 20], b"t".to_vec(), b"(t".repeat(400_000), b".".to_vec()];
+    refused("a high stack", file(&high.concat()), "something else than a dict");
     // [[[…]]], a million deep.
     let deep = [b"\x80\x02".to_vec(), vec![b']'; 1_000_000], vec![b'a'; 999_999], b".".to_vec()].concat();
     refused("deep lists", file(&deep), "something else than a dict");

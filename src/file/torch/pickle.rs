@@ -403,7 +403,13 @@ impl<'p> Machine<'p> {
     /// The values above the last mark, which is closed.
     fn marked(&mut self) -> Result<Vec<Value<'p>>> {
         let mark = self.marks.pop().ok_or_else(|| self.broken("a mark is missing"))?;
-        Ok(self.stack.split_off(mark))
+        Ok(self.above(mark))
+    }
+
+    /// Takes the values above a place of the stack, with no more room than they need. (Not by `split_off`, which may
+    /// hand out the stack's own room: a pickle could make it large, and then take it often.)
+    fn above(&mut self, place: usize) -> Vec<Value<'p>> {
+        self.stack.drain(place..).collect()
     }
 
     /// The node that the topmost value stands for.
@@ -438,7 +444,7 @@ impl<'p> Machine<'p> {
     fn tuple(&mut self, len: usize) -> Result<()> {
         let below = self.stack.len().checked_sub(len).filter(|below| *below >= self.floor());
         let below = below.ok_or_else(|| self.broken("a value is missing"))?;
-        let items = self.stack.split_off(below);
+        let items = self.above(below);
         self.push_node(Node::Tuple(items))
     }
 
