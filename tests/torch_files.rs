@@ -1,13 +1,14 @@
-//! PyTorch files are read as PyTorch reads them (`tests/golden/make_torch.py`).
+//! PyTorch files are read as PyTorch reads them, and written so that PyTorch reads them (`tests/golden/make_torch.py`).
 
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lycomerge::file::Container;
+use lycomerge::file::{Container, Writer};
 use lycomerge::tensor::Dtype;
 use lycomerge::{Adapter, ErrorKind, Merge};
 
@@ -27,6 +28,17 @@ fn tensors(file: &Container) -> Tensors {
 
 fn read(path: &Path) -> Tensors {
     tensors(&Container::open(path).unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// The bytes of a file of this name.
+fn written(name: &str, tensors: &Tensors) -> Vec<u8> {
+    let mut writer = Writer::new(Cursor::new(Vec::new()), name.into(), 0).unwrap();
+    for (name, (dtype, shape, data)) in tensors {
+        writer.push(name, *dtype, shape, data).unwrap();
+    }
+    let (sink, finished) = writer.finish(BTreeMap::new()).unwrap();
+    assert_eq!(finished.byte_len, sink.get_ref().len() as u64);
+    sink.into_inner()
 }
 
 #[test]
@@ -103,6 +115,37 @@ fn what_is_no_plain_state_dict_is_refused_for_what_it_is() {
     }
 }
 
+#[test]
+fn a_written_file_is_the_one_that_pytorch_loads() {
+    let wanted = read(&golden("kinds.safetensors"));
+    let bytes = written("written.pt", &wanted);
+    // What is to be checked by make_torch.py and committed if it differs from the golden file for a reason.
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("written.pt"), &bytes).unwrap();
+    assert_eq!(tensors(&Container::from_bytes("x", bytes.clone()).unwrap()), wanted);
+    assert!(
+        bytes == fs::read(golden("written.pt")).unwrap(),
+        "other bytes than those that PyTorch was shown"
+    );
+}
+
+#[test]
+fn a_file_without_tensors_is_written_and_says_so() {
+    let error = Container::from_bytes("x", written("none.pt", &Tensors::new())).unwrap_err();
+    assert!(error.message().contains("holds no tensors"), "{error}");
+}
+
+#[test]
+fn saving_turns_one_format_into_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (torch, safe) = (folder.path().join("a.ckpt"), folder.path().join("a.safetensors"));
+    let original = Container::open(&golden("kinds.safetensors")).unwrap();
+    original.save(&torch).unwrap();
+    Container::open(&torch).unwrap().save(&safe).unwrap();
+    assert_eq!((read(&torch), read(&safe)), (tensors(&original), tensors(&original)));
+    original.save(&safe).unwrap();
+    assert!(fs::read(&safe).unwrap() == original.bytes(), "the same format is copied");
+}
+
 fn open(path: impl AsRef<Path>) -> Arc<Adapter> {
     Arc::new(Adapter::open(path).unwrap())
 }
@@ -124,4 +167,29 @@ fn an_adapter_means_the_same_in_either_format() {
         tensors(&Container::from_bytes("merged", bytes).unwrap())
     };
     assert!(merged(torch) == merged(safe));
+}
+
+#[test]
+fn a_merge_into_a_pytorch_file_has_the_same_tensors_and_keeps_to_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let merged = |name: &str, max_size: Option<&str>| {
+        let path = folder.path().join(name);
+        let mut merge = Merge::new();
+        merge.add(open(golden("adapter.pt")), 1.0).unwrap();
+        merge.add(open(real("italic.lokr8both.safetensors")), 1.0).unwrap();
+        if let Some(size) = max_size {
+            merge.options.set("max-size", size).unwrap();
+        }
+        let report = merge.run_to(&path, &mut |_| true).unwrap();
+        assert_eq!(report.bytes, fs::metadata(&path).unwrap().len());
+        assert_eq!(report.recipe.inputs[0].name, "adapter.pt");
+        path
+    };
+    let (torch, safe) = (merged("a.pt", None), merged("a.safetensors", None));
+    assert!(read(&torch) == read(&safe));
+    assert!(
+        fs::read(&torch).unwrap() == fs::read(merged("b.pt", None)).unwrap(),
+        "the same bytes every time"
+    );
+    assert!(fs::metadata(merged("c.pt", Some("300kB"))).unwrap().len() <= 300_000);
 }

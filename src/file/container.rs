@@ -6,19 +6,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::output::FileKind;
 use super::source::Source;
-use super::{safetensors, torch};
-use crate::error::Result;
+use super::{AtomicFile, Writer, safetensors, torch};
+use crate::error::{Error, Result};
 use crate::tensor::{Dtype, TensorView};
 
 /// An opened safetensors or PyTorch file, or a buffer of one, checked whole: every view lies inside it and has the
 /// size that its dtype and shape say.
 pub struct Container {
     source: Source,
+    kind: FileKind,
     contents: Contents,
 }
 
@@ -77,7 +80,7 @@ impl Data {
 impl Container {
     /// Maps the file at `path` and checks it.
     ///
-    /// The file must not be changed while it is open. Replacing it (as [`AtomicFile`](super::AtomicFile) does) is fine.
+    /// The file must not be changed while it is open. Replacing it (as [`AtomicFile`] does) is fine.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if it can't be read, [`Unsupported`](crate::ErrorKind::Unsupported)
@@ -96,12 +99,12 @@ impl Container {
     }
 
     fn read(source: Source) -> Result<Self> {
-        let contents = match torch::recognise(source.bytes()) {
-            Some(form) => torch::read(form, &source),
-            None => safetensors::read(source.bytes()),
+        let (kind, contents) = match torch::recognise(source.bytes()) {
+            Some(form) => (FileKind::Torch, torch::read(form, &source)),
+            None => (FileKind::SafeTensors, safetensors::read(source.bytes())),
         };
         match contents {
-            Ok(contents) => Ok(Self { source, contents }),
+            Ok(contents) => Ok(Self { source, kind, contents }),
             Err(error) => Err(error.in_file(source.path())),
         }
     }
@@ -157,12 +160,33 @@ impl Container {
     pub fn is_empty(&self) -> bool {
         self.contents.tensors.is_empty()
     }
+
+    /// Writes it to `path`, in the format that this name's ending stands for: the same bytes where that is the format
+    /// that it has.
+    ///
+    /// # Errors
+    /// The file can't be written; nothing is left behind then.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut file = AtomicFile::create(path)?;
+        if FileKind::of_name(path) == self.kind {
+            file.write_all(self.bytes()).map_err(|error| Error::io(&error, "write", path))?;
+            return file.commit();
+        }
+        let mut writer = Writer::new(file, path.to_owned(), 0)?;
+        for name in self.names() {
+            if let Some(view) = self.get(name) {
+                writer.push(name, view.dtype, view.shape, view.data)?;
+            }
+        }
+        writer.finish(self.metadata().clone())?.0.commit()
+    }
 }
 
 impl fmt::Debug for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Container")
             .field("path", &self.path())
+            .field("kind", &self.kind)
             .field("tensors", &self.len())
             .finish_non_exhaustive()
     }

@@ -3,11 +3,12 @@
 //! Paths and bytes go in; names, dtypes, shapes and borrowed bytes come out, and the way back. What the
 //! names mean is not known here. The one idea: a file is checked whole when it is opened ([`Container`]),
 //! so that nothing later can fail on it, and an output is complete before it is visible ([`AtomicFile`]), so
-//! that nobody ever meets half of one. Two formats are read: safetensors, and what `torch.save` makes.
+//! that nobody ever meets half of one. Two formats are read and written: safetensors, and what `torch.save` makes.
 
 mod atomic;
 mod container;
 mod metadata;
+mod output;
 mod safetensors;
 mod source;
 mod torch;
@@ -17,7 +18,7 @@ use std::borrow::Cow;
 
 pub use atomic::AtomicFile;
 pub use container::Container;
-pub use writer::{Finished, Writer, entry_bound};
+pub use output::{FileKind, Finished, Writer};
 
 /// Readers of safetensors refuse longer headers.
 const MAX_HEADER: u64 = 100_000_000;

@@ -29,6 +29,16 @@ const ROWS: [Row; 15] = [
     Row { dtype: Dtype::Bool, name: "bool", class: Some("BoolStorage") },
 ];
 
+/// `torch.NAME` of a dtype.
+pub(super) fn dtype_name(dtype: Dtype) -> &'static str {
+    ROWS.iter().find(|row| row.dtype == dtype).map_or("", |row| row.name)
+}
+
+/// `torch.CLASS` of a dtype's storages, if it has its own.
+pub(super) fn storage_class(dtype: Dtype) -> Option<&'static str> {
+    ROWS.iter().find(|row| row.dtype == dtype)?.class
+}
+
 /// What a storage's or a tensor's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Element<'p> {

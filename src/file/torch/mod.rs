@@ -7,19 +7,24 @@
 //! the file, or copied where they are compressed or out of order (`view`).
 //!
 //! Two layouts hold pickle and storages: a zip archive since PyTorch 1.6 (`zip`), and before it one stream
-//! (`legacy`).
+//! (`legacy`). What is written is the zip archive (`write`), by hand (`archive`), so that its bytes depend on nothing
+//! but the content.
 
+mod archive;
 mod globals;
 mod legacy;
 mod limit;
 mod pickle;
 mod state;
 mod view;
+mod write;
 mod zip;
 
 use super::container::Contents;
 use super::source::Source;
 use crate::error::{Error, Result};
+
+pub(super) use write::{TorchWriter, entry_bound};
 
 /// The layouts that PyTorch's versions have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
