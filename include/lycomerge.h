@@ -291,14 +291,15 @@ const char *lyco_option_help(size_t index);
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors file; the tensors stay on disk until they are needed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
+/// file is ever executed. `options` may be NULL.
 lyco_status lyco_adapter_open(const char *path,
                               const lyco_open_options *options,
                               lyco_adapter **adapter,
                               lyco_error **error);
 
-/// Opens and checks the `size` bytes of a safetensors file; they are copied. `name` stands for the path in messages
-/// and reports. `options` may be NULL.
+/// Opens and checks the `size` bytes of a safetensors or PyTorch file; they are copied. `name` stands for the path in
+/// messages and reports. `options` may be NULL.
 lyco_status lyco_adapter_from_memory(const char *name,
                                      const uint8_t *bytes,
                                      size_t size,
@@ -334,7 +335,8 @@ lyco_status lyco_adapter_metadata(const lyco_adapter *adapter,
                                   const char **value,
                                   lyco_error **error);
 
-/// Writes the adapter to a file, which appears under its name only when it is whole.
+/// Writes the adapter to a file, which appears under its name only when it is whole: a PyTorch file if the name ends
+/// in .pt, .pth, .ckpt or .bin, a safetensors file otherwise.
 lyco_status lyco_adapter_save(const lyco_adapter *adapter, const char *path, lyco_error **error);
 
 /// Merges
@@ -374,8 +376,9 @@ lyco_status lyco_merge_run(const lyco_merge *merge,
                            lyco_error **error);
 
 /// Merges into a file layer by layer, so that neither inputs nor output need fit into memory. The file appears under
-/// its name only when it is whole; it may be one of the inputs. `progress` may be NULL, and `report` too if it isn't
-/// wanted.
+/// its name only when it is whole; it may be one of the inputs. A name that ends in .pt, .pth, .ckpt or .bin makes a
+/// PyTorch file, which has no metadata; any other a safetensors file. `progress` may be NULL, and `report` too if it
+/// isn't wanted.
 lyco_status lyco_merge_run_to(const lyco_merge *merge,
                               const char *path,
                               lyco_progress_callback progress,

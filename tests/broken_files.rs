@@ -5,13 +5,13 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use lycomerge::file::SafeTensors;
+use lycomerge::file::Container;
 use lycomerge::{ErrorKind, Result};
 use proptest::prelude::*;
 use support::broken::{self, HEADER, sound};
 
-fn open(bytes: Vec<u8>) -> Result<SafeTensors> {
-    let file = SafeTensors::from_bytes("x.safetensors", bytes)?;
+fn open(bytes: Vec<u8>) -> Result<Container> {
+    let file = Container::from_bytes("x.safetensors", bytes)?;
     // Every view must be good, whatever the file was.
     for name in file.names() {
         let view = file.get(name).unwrap();
@@ -50,7 +50,7 @@ fn every_broken_file_is_refused_for_what_is_wrong_with_it() {
     let path = folder.path().join("x.safetensors");
     for broken in broken::all() {
         fs::write(&path, &broken.bytes).unwrap();
-        let mapped = SafeTensors::open(&path).expect_err(&broken.what);
+        let mapped = Container::open(&path).expect_err(&broken.what);
         let error = open(broken.bytes).expect_err(&broken.what);
         assert!(error.message().contains(broken.says), "{}: {error}", broken.what);
         assert_eq!(error.file(), Some(Path::new("x.safetensors")));
@@ -117,12 +117,12 @@ fn a_folder_and_a_missing_file_are_errors_of_the_system() {
     for (path, message) in
         [(folder.path().to_owned(), "this is a folder"), (folder.path().join("none"), "can't read")]
     {
-        let error = SafeTensors::open(&path).unwrap_err();
+        let error = Container::open(&path).unwrap_err();
         assert_eq!((error.kind(), error.file()), (ErrorKind::Io, Some(path.as_path())));
         assert!(error.message().contains(message), "{error}");
     }
     #[cfg(unix)]
-    assert!(SafeTensors::open(Path::new("/dev/null")).unwrap_err().message().contains("regular"));
+    assert!(Container::open(Path::new("/dev/null")).unwrap_err().message().contains("regular"));
 }
 
 /// Small numbers, and those that overflow.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use lycomerge::file::{AtomicFile, SafeTensors, Writer};
+use lycomerge::file::{AtomicFile, Container, Writer};
 use lycomerge::tensor::Dtype;
 use serde_json::Value;
 use support::broken;
@@ -85,7 +85,7 @@ fn two(algo: &str) -> TempDir {
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn read(folder: &TempDir, name: &str) -> Tensors {
-    let file = SafeTensors::open(&folder.path().join(name)).unwrap();
+    let file = Container::open(&folder.path().join(name)).unwrap();
     let tensor = |name: &str| {
         let view = file.get(name).unwrap();
         (name.to_owned(), (view.dtype, view.shape.to_vec(), view.data.to_vec()))
@@ -168,7 +168,7 @@ fn what_is_asked_for_goes_to_stdout() {
 #[test]
 fn an_output_with_a_name_that_hosts_overlook_is_warned_of() {
     let folder = two("lora");
-    for name in ["out.pt", "out"] {
+    for name in ["out.onnx", "out"] {
         let ran = done(&folder, &format!("merge italic.safetensors -o {name}"));
         assert!(
             ran.stderr.contains(&format!("Warning: {name} will be a safetensors file")),
@@ -177,6 +177,10 @@ fn an_output_with_a_name_that_hosts_overlook_is_warned_of() {
         );
     }
     assert!(!done(&folder, MERGE).stderr.contains("will be a safetensors file"));
+    let ran = done(&folder, "merge italic.safetensors -o out.pt");
+    assert!(!ran.stderr.contains("Warning"), "{}", ran.stderr);
+    assert!(fs::read(folder.path().join("out.pt")).unwrap().starts_with(b"PK"), "a PyTorch file");
+    assert_eq!(done(&folder, "inspect --type out.pt").stdout, "LoRA\n");
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::path::Path;
 use faer::Mat;
 use lycomerge::Adapter;
 use lycomerge::adapter::{LayerId, Param};
-use lycomerge::file::{SafeTensors, Writer};
+use lycomerge::file::{Container, Writer};
 use lycomerge::tensor::{Dtype, encode};
 
 /// Deltas by layer, as stored: flattened to rows × the rest.
 fn truth(path: &Path, module: impl Fn(&str) -> String) -> BTreeMap<LayerId, Mat<f64>> {
-    let file = SafeTensors::open(path).unwrap();
+    let file = Container::open(path).unwrap();
     let mut deltas = BTreeMap::new();
     for name in file.names() {
         let (path, param) = name.rsplit_once('.').unwrap();

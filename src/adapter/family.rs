@@ -8,7 +8,7 @@ use super::shape::{Dims, WeightShape};
 use super::{Layer, NewTensor, Param, full, loha, lokr, lora, name, refused};
 use crate::delta::{Delta, MOST_FORMED};
 use crate::error::{Error, Result};
-use crate::file::SafeTensors;
+use crate::file::Container;
 use crate::tensor::{Real, TensorView};
 
 /// How a layer's delta is stored.
@@ -120,7 +120,7 @@ pub(super) fn split(name: &str) -> Option<(&str, &'static str)> {
 /// The layers that a module's tensors make: at most one for its weight and one for its bias, each with a
 /// warning where something about it is odd.
 pub(super) fn layers_of(
-    file: &SafeTensors,
+    file: &Container,
     module: &str,
     tensors: BTreeMap<&'static str, String>,
 ) -> Result<Vec<(Param, Layer, Option<String>)>> {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use crate::delta::Delta;
 use crate::error::{Error, Result};
-use crate::file::SafeTensors;
+use crate::file::Container;
 use crate::tensor::{Dtype, Real, TensorView};
 
 pub use family::Family;
@@ -86,7 +86,7 @@ impl Layer {
 /// An opened adapter file.
 #[derive(Debug)]
 pub struct Adapter {
-    file: SafeTensors,
+    file: Container,
     layers: BTreeMap<LayerId, Layer>,
     passengers: Vec<String>,
     unknown: Vec<Error>,
@@ -94,30 +94,30 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors file; tensors stay on disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file; tensors stay on disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
     /// without the base weight, each with the file's and the layer's name.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::read(SafeTensors::open(path.as_ref())?).and_then(Self::refuse_unknown)
+        Self::read(Container::open(path.as_ref())?).and_then(Self::refuse_unknown)
     }
 
     /// As [`open`](Self::open), but layers that can't be understood are left out; each is a
     /// [`warning`](Self::warnings).
     pub fn open_skipping_unknown(path: impl AsRef<Path>) -> Result<Self> {
-        Self::read(SafeTensors::open(path.as_ref())?)
+        Self::read(Container::open(path.as_ref())?)
     }
 
-    /// An adapter from the bytes of a safetensors file; `name` stands for the path in messages.
+    /// An adapter from the bytes of a safetensors or PyTorch file; `name` stands for the path in messages.
     pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
-        Self::read(SafeTensors::from_bytes(name, bytes)?).and_then(Self::refuse_unknown)
+        Self::read(Container::from_bytes(name, bytes)?).and_then(Self::refuse_unknown)
     }
 
     /// As [`from_bytes`](Self::from_bytes), but layers that can't be understood are left out; each is a
     /// [`warning`](Self::warnings).
     pub fn from_bytes_skipping_unknown(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
-        Self::read(SafeTensors::from_bytes(name, bytes)?)
+        Self::read(Container::from_bytes(name, bytes)?)
     }
 
     fn refuse_unknown(self) -> Result<Self> {
@@ -127,7 +127,7 @@ impl Adapter {
         }
     }
 
-    fn read(file: SafeTensors) -> Result<Self> {
+    fn read(file: Container) -> Result<Self> {
         let path = file.path().to_owned();
         let mut modules: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
         let (mut passengers, mut unknown, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
@@ -170,7 +170,7 @@ impl Adapter {
     }
 
     /// The file underneath.
-    pub fn file(&self) -> &SafeTensors {
+    pub fn file(&self) -> &Container {
         &self.file
     }
 

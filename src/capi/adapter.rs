@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::{ptr, slice};
@@ -14,8 +13,6 @@ use super::log::{self, lyco_log_level};
 use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::{Adapter, Layer, LayerId, Param};
-use crate::error::Error;
-use crate::file::AtomicFile;
 
 /// An opened adapter: a file, or the result of a merge.
 ///
@@ -114,12 +111,6 @@ impl lyco_adapter {
     pub(super) fn shared(&self) -> Arc<Adapter> {
         Arc::clone(&self.adapter)
     }
-
-    fn save(&self, path: &Path) -> Result<(), Error> {
-        let mut file = AtomicFile::create(path)?;
-        file.write_all(self.adapter.file().bytes()).map_err(|error| Error::io(&error, "write", path))?;
-        file.commit()
-    }
 }
 
 impl Row {
@@ -159,7 +150,8 @@ unsafe fn skips_unknown(options: *const lyco_open_options) -> Result<bool, lyco_
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors file; the tensors stay on disk until they are needed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
+/// file is ever executed. `options` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_adapter_open(
     path: *const c_char,
@@ -179,8 +171,8 @@ pub unsafe extern "C" fn lyco_adapter_open(
     unsafe { fallible(error, open) }
 }
 
-/// Opens and checks the `size` bytes of a safetensors file; they are copied. `name` stands for the path in messages
-/// and reports. `options` may be NULL.
+/// Opens and checks the `size` bytes of a safetensors or PyTorch file; they are copied. `name` stands for the path in
+/// messages and reports. `options` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_adapter_from_memory(
     name: *const c_char,
@@ -288,7 +280,8 @@ pub unsafe extern "C" fn lyco_adapter_metadata(
     unsafe { fallible(error, look_up) }
 }
 
-/// Writes the adapter to a file, which appears under its name only when it is whole.
+/// Writes the adapter to a file, which appears under its name only when it is whole: a PyTorch file if the name ends
+/// in .pt, .pth, .ckpt or .bin, a safetensors file otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_adapter_save(
     adapter: *const lyco_adapter,
@@ -298,7 +291,7 @@ pub unsafe extern "C" fn lyco_adapter_save(
     // SAFETY: the header asks for NULL or what the types say.
     let save = || unsafe {
         let adapter = handle::borrow(adapter, "adapter")?;
-        Ok(adapter.save(Path::new(text::borrow(path, "path")?))?)
+        Ok(adapter.adapter.file().save(Path::new(text::borrow(path, "path")?))?)
     };
     // SAFETY: the header asks for NULL or space for a pointer.
     unsafe { fallible(error, save) }

@@ -199,8 +199,9 @@ pub unsafe extern "C" fn lyco_merge_run(
 }
 
 /// Merges into a file layer by layer, so that neither inputs nor output need fit into memory. The file appears under
-/// its name only when it is whole; it may be one of the inputs. `progress` may be NULL, and `report` too if it isn't
-/// wanted.
+/// its name only when it is whole; it may be one of the inputs. A name that ends in .pt, .pth, .ckpt or .bin makes a
+/// PyTorch file, which has no metadata; any other a safetensors file. `progress` may be NULL, and `report` too if it
+/// isn't wanted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_merge_run_to(
     merge: *const lyco_merge,

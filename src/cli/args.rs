@@ -76,7 +76,7 @@ fn merge() -> Command {
         .arg_required_else_help(true)
         .after_help(format!("Strategies:\n{strategies}\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
-            files("models", "MODELS", "The adapters to merge: safetensors files"),
+            files("models", "MODELS", "The adapters to merge: safetensors or PyTorch files, told apart by their content"),
             Arg::new("weights")
                 .short('w')
                 .long("weights")
@@ -92,7 +92,11 @@ fn merge() -> Command {
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .default_value(DEFAULT_OUTPUT)
-                .help("The merged adapter; it appears when it is whole, and may be one of the models"),
+                .help(
+                    "The merged adapter; it appears when it is whole, and may be one of the models. A name that ends \
+                     in .pt, .pth, .ckpt or .bin makes a PyTorch file, which has no metadata: what was merged, and \
+                     how, is then told by --metadata alone",
+                ),
         ])
         .args(table)
         .next_help_heading("What to say and ask")
@@ -114,7 +118,7 @@ fn inspect() -> Command {
         .arg_required_else_help(true)
         .after_help(format!("{INSPECT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
-            files("files", "FILES", "The adapters to look at: safetensors files"),
+            files("files", "FILES", "The adapters to look at: safetensors or PyTorch files"),
             switch("json", "Print JSON: an array with one object for each file").conflicts_with("type"),
             switch("type", "Print only the kind of each file: LoRA, LoHa, LoKr, Full, Norm or Mixed"),
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use lycomerge::error::one_line;
-use lycomerge::file::AtomicFile;
+use lycomerge::file::{AtomicFile, FileKind};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
@@ -103,7 +103,9 @@ impl Job {
     /// Finds out before the work whether its results can be put where they are wanted.
     fn check_places(&self) -> Result<(), Failure> {
         AtomicFile::create(&self.output)?;
-        if self.output.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("safetensors")) {
+        let is_usual =
+            self.output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"));
+        if !is_usual && FileKind::of_name(&self.output) == FileKind::SafeTensors {
             let name = self.output.display();
             warning(&format!(
                 "{name} will be a safetensors file, which hosts know by the ending .safetensors"

@@ -230,12 +230,12 @@ mod tests {
             [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[x]].concat()
         };
         fs::write(&path, bytes(1)).unwrap();
-        let input = crate::file::SafeTensors::open(&path).unwrap();
+        let input = crate::file::Container::open(&path).unwrap();
         let mut file = AtomicFile::create(&path).unwrap();
         file.write_all(&bytes(2)).unwrap();
         file.commit().unwrap();
         assert_eq!(input.get("a").unwrap().data, [1]);
-        assert_eq!(crate::file::SafeTensors::open(&path).unwrap().get("a").unwrap().data, [2]);
+        assert_eq!(crate::file::Container::open(&path).unwrap().get("a").unwrap().data, [2]);
     }
 
     #[test]

@@ -1,18 +1,24 @@
 //! Containers: files of named tensors, read and written.
 //!
 //! Paths and bytes go in; names, dtypes, shapes and borrowed bytes come out, and the way back. What the
-//! names mean is not known here. The one idea: a file is checked whole when it is opened ([`SafeTensors`]),
+//! names mean is not known here. The one idea: a file is checked whole when it is opened ([`Container`]),
 //! so that nothing later can fail on it, and an output is complete before it is visible ([`AtomicFile`]), so
-//! that nobody ever meets half of one.
+//! that nobody ever meets half of one. Two formats are read and written: safetensors, and what `torch.save` makes.
 
 mod atomic;
+mod container;
 mod metadata;
+mod output;
 mod safetensors;
+mod source;
+mod torch;
 mod writer;
 
+use std::borrow::Cow;
+
 pub use atomic::AtomicFile;
-pub use safetensors::SafeTensors;
-pub use writer::{Finished, Writer, entry_bound};
+pub use container::Container;
+pub use output::{FileKind, Finished, Writer};
 
 /// Readers of safetensors refuse longer headers.
 const MAX_HEADER: u64 = 100_000_000;
@@ -34,6 +40,19 @@ pub fn human_size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{size:.1} {}", UNITS[unit])
+}
+
+/// A tensor as messages call it.
+fn tensor(name: &str) -> String {
+    format!("tensor '{}'", short(name, 100))
+}
+
+/// Text from a file, not longer than a message bears.
+fn short(text: &str, limit: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 #[cfg(test)]

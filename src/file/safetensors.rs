@@ -1,63 +1,23 @@
 //! Reading safetensors: eight bytes of header length, a JSON header, the tensors' bytes.
 //!
-//! A path or a buffer goes in; names and borrowed views come out. Everything is checked when the file is
+//! The file's bytes go in; the table of its tensors comes out. Everything is checked when the file is
 //! opened, with checked arithmetic, before any tensor is handed out. The header is read here rather than by
 //! the `safetensors` crate, because that lets duplicate names through (the last one wins, silently) and, in
 //! release builds, shapes whose product overflows.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io;
-use std::ops::{Deref, Range};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
 
-use memmap2::Mmap;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use sha2::{Digest, Sha256};
 
-use super::metadata::hex;
-use super::{MAX_HEADER, METADATA_KEY, human_size};
+use super::container::{self, Contents, Data};
+use super::{MAX_HEADER, METADATA_KEY, human_size, short, tensor};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{Dtype, TensorView};
-
-/// After how many bytes read the pages of a map are given back.
-const FORGET: usize = 1 << 20;
-
-/// An opened safetensors file, or a buffer of one, checked whole: every view lies inside it and has the size
-/// that its dtype and shape say.
-pub struct SafeTensors {
-    path: PathBuf,
-    bytes: Bytes,
-    /// Where the header ends and the tensors' data begin.
-    data_start: usize,
-    metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, Tensor>,
-    /// Bytes that were read so far.
-    used: AtomicUsize,
-}
-
-/// Where the bytes live.
-enum Bytes {
-    Mapped(Mmap, File),
-    Owned(Vec<u8>),
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map, _) => map,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
+use crate::error::{Error, Result};
+use crate::tensor::Dtype;
 
 /// One tensor whose sizes have been checked.
 struct Tensor {
@@ -67,167 +27,24 @@ struct Tensor {
     data: Range<usize>,
 }
 
-impl SafeTensors {
-    /// Maps the file at `path` and checks it.
-    ///
-    /// The file must not be changed while it is open. Replacing it (as [`AtomicFile`](super::AtomicFile)
-    /// does) is fine.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] if it can't be read, [`ErrorKind::Unsupported`] for a PyTorch file, and
-    /// [`ErrorKind::Format`] for anything else that is not a sound safetensors file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let to_error = |error: io::Error| Error::io(&error, "read", path);
-        // Asked before opening: opening a pipe would wait for its other end.
-        let kind = fs::metadata(path).map_err(to_error)?;
-        if !kind.is_file() {
-            let what = if kind.is_dir() { "this is a folder" } else { "this is not a regular file" };
-            return Err(Error::new(ErrorKind::Io, format!("{what}; give a safetensors file")).in_file(path));
-        }
-        let file = File::open(path).map_err(to_error)?;
-        let bytes = Bytes::Mapped(map(&file).map_err(to_error)?, file);
-        Self::check(path.to_owned(), bytes)
-    }
-
-    /// Checks `bytes`, the content of a safetensors file. Messages call it `name`.
-    ///
-    /// # Errors
-    /// As [`SafeTensors::open`].
-    pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
-        Self::check(name.into(), Bytes::Owned(bytes))
-    }
-
-    fn check(path: PathBuf, bytes: Bytes) -> Result<Self> {
-        let parsed = split(&bytes).and_then(|(header, data)| {
-            let header = parse(header)?;
-            let tensors = check_tensors(header.entries, data.len())?;
-            Ok((bytes.len() - data.len(), header.metadata, tensors))
-        });
-        match parsed {
-            Ok((data_start, metadata, tensors)) => {
-                Ok(Self { path, bytes, data_start, metadata, tensors, used: AtomicUsize::new(0) })
-            }
-            Err(error) => Err(error.in_file(path)),
-        }
-    }
-
-    /// Where the file is, or the name that was given with its bytes.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The length of the whole file.
-    pub fn byte_len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The SHA-256 of the whole file in lower-case hex; none once `stop` is set.
-    pub fn sha256(&self, stop: &AtomicBool) -> Option<String> {
-        let mut hash = Sha256::new();
-        // Reading a mapped file costs less than the faults of its pages, and leaves none of them behind.
-        let mut block = vec![0; FORGET.min(self.bytes.len())];
-        for (index, mapped) in self.bytes.chunks(FORGET).enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            match &self.bytes {
-                Bytes::Mapped(_, file)
-                    if read_at(file, &mut block[..mapped.len()], index * FORGET).is_ok() =>
-                {
-                    hash.update(&block[..mapped.len()]);
-                }
-                _ => hash.update(mapped),
-            }
-        }
-        Some(hex(hash.finalize()))
-    }
-
-    /// Says that so many bytes of the file were read and aren't needed for now. Every mebibyte of them the pages of
-    /// the map are given back, so that memory doesn't grow with the files; what is read again comes from the
-    /// system's cache.
-    pub(crate) fn used(&self, bytes: usize) {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if let Bytes::Mapped(map, _) = &self.bytes
-            && before / FORGET != (before + bytes) / FORGET
-        {
-            forget(map);
-        }
-    }
-
-    /// The free-form metadata of the header.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
-    }
-
-    /// The names of the tensors, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// The tensor called `name`.
-    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        let Tensor { dtype, shape, data } = self.tensors.get(name)?;
-        Some(TensorView { dtype: *dtype, shape, data: &self.bytes[self.data_start..][data.clone()] })
-    }
-
-    /// The number of tensors.
-    pub fn len(&self) -> usize {
-        self.tensors.len()
-    }
-
-    /// Whether there are no tensors.
-    pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
-    }
+/// Checks `bytes`, the content of a safetensors file, and finds the tensors in it.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an unknown dtype, and
+/// [`ErrorKind::Format`](crate::ErrorKind::Format) for anything else that is not a sound file.
+pub(super) fn read(bytes: &[u8]) -> Result<Contents> {
+    let (header, data) = split(bytes)?;
+    let header = parse(header)?;
+    let tensors = check_tensors(header.entries, data.len())?;
+    let data_start = bytes.len() - data.len();
+    let place = |Tensor { dtype, shape, data }| container::Tensor {
+        dtype,
+        shape,
+        data: Data::InFile(data_start + data.start..data_start + data.end),
+    };
+    let tensors = tensors.into_iter().map(|(name, tensor)| (name, place(tensor))).collect();
+    Ok(Contents { metadata: header.metadata, tensors })
 }
-
-impl fmt::Debug for SafeTensors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SafeTensors")
-            .field("path", &self.path)
-            .field("tensors", &self.len())
-            .finish_non_exhaustive()
-    }
-}
-
-#[allow(unsafe_code)]
-fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is read-only, and lives as long as every view of it. If somebody else writes to the
-    // file meanwhile, the numbers read are wrong, but no more than that: all sizes and offsets were copied
-    // out of the header and checked, and none is read from the map again. Shortening an open file ends the
-    // process, as with every mapped file; `open` asks that nobody does it.
-    unsafe { Mmap::map(file) }
-}
-
-/// Fills `into` from the offset `from` of a file.
-#[cfg(unix)]
-fn read_at(file: &File, into: &mut [u8], from: usize) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, into, from as u64)
-}
-
-/// Other systems read the map.
-#[cfg(not(unix))]
-fn read_at(_: &File, _: &mut [u8], _: usize) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Gives back the pages of a map.
-#[cfg(unix)]
-#[allow(unsafe_code)]
-fn forget(map: &Mmap) {
-    // SAFETY: the map is shared with the file and read-only, so its pages hold nothing but what the file has, and
-    // reading them again brings the same bytes. A refusal costs memory and nothing else.
-    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-}
-
-/// Other systems take pages back by themselves when memory is short.
-#[cfg(not(unix))]
-fn forget(_: &Mmap) {}
 
 /// The header and the data region of a file.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
@@ -241,7 +58,9 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
     // A true header begins with a brace. Asked first, because a length may look like another format's mark.
     if rest.first().is_some_and(|&byte| byte != b'{') {
         return Err(foreign(bytes).unwrap_or_else(|| {
-            Error::format("this is not a safetensors file: there is no JSON header after its first 8 bytes")
+            Error::format(
+                "this is not a safetensors file (there is no JSON header after its first 8 bytes), nor a PyTorch file",
+            )
         }));
     }
     if length > MAX_HEADER {
@@ -263,11 +82,7 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
 /// What `bytes` are instead of safetensors, if it is something that people do pass by mistake.
 fn foreign(bytes: &[u8]) -> Option<Error> {
     let begins = |mark: &[u8]| bytes.get(..mark.len()).is_some_and(|start| start.eq_ignore_ascii_case(mark));
-    if begins(b"PK\x03\x04") || matches!(bytes, [0x80, 1..=5, ..]) {
-        Some(Error::unsupported(
-            "this is a PyTorch file (.pt), which is not read yet; convert it to safetensors",
-        ))
-    } else if begins(b"<!doctype") || begins(b"<html") {
+    if begins(b"<!doctype") || begins(b"<html") {
         Some(Error::format("this is a web page, not a model; download the file again"))
     } else if begins(b"version https://git-lfs") {
         Some(Error::format("this is a Git LFS pointer, not the model itself; fetch it with 'git lfs pull'"))
@@ -467,28 +282,17 @@ fn check_tiling(tensors: &BTreeMap<String, Tensor>, data_len: usize) -> Result<(
     Ok(())
 }
 
-fn tensor(name: &str) -> String {
-    format!("tensor '{}'", short(name, 100))
-}
-
-/// Text from a file, not longer than a message bears.
-fn short(text: &str, limit: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", &text[..end]).into(),
-        None => text.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::Container;
 
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
         [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
     }
 
-    fn open(header: &str, data: &[u8]) -> Result<SafeTensors> {
-        SafeTensors::from_bytes("a.safetensors", file(header, data))
+    fn open(header: &str, data: &[u8]) -> Result<Container> {
+        Container::from_bytes("a.safetensors", file(header, data))
     }
 
     #[test]
@@ -516,7 +320,7 @@ mod tests {
     #[test]
     fn an_opened_file_crosses_threads() {
         fn crosses<T: Send + Sync>() {}
-        crosses::<SafeTensors>();
+        crosses::<Container>();
     }
 
     #[test]

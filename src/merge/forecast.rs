@@ -3,6 +3,7 @@
 use super::plan::{Site, Target};
 use super::{Context, Merge, Watch, engine, plan};
 use crate::error::Result;
+use crate::file::FileKind;
 use crate::fit::{Bound, Curve, FitOptions, Format, Purpose, budget};
 use crate::merge::{Options, Quality, Space};
 
@@ -64,7 +65,7 @@ impl Merge {
         run.stage("surveying");
         let (chosen, total) = sample(sites, SAMPLE);
         let bound = self.plain_bound();
-        let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
+        let overhead = self.estimated_overhead(&chosen);
         let tolerance = if self.size_limit().is_some() { 1.0 } else { bound.tolerance };
         let surveyed = Bound { tolerance, purpose: Purpose::Estimate, ..bound };
         let own = sampled_curves(&run, &context.fit, &context, &chosen, surveyed)?;
@@ -97,8 +98,13 @@ impl Merge {
         let context = self.context(&run, &sites)?;
         run.stage("surveying");
         let (chosen, _) = sample(sites, SMALL_SAMPLE);
-        let overhead = self.overhead(chosen.iter().map(|(site, count)| (site, *count))) as u64;
+        let overhead = self.estimated_overhead(&chosen);
         self.other_ways(&run, &context, &chosen, overhead)
+    }
+
+    /// What the file takes besides the factors, if it is safetensors; one of another kind takes little more.
+    fn estimated_overhead(&self, chosen: &[(Site<'_>, usize)]) -> u64 {
+        self.overhead(chosen.iter().map(|(site, count)| (site, *count)), FileKind::SafeTensors) as u64
     }
 
     fn other_ways(

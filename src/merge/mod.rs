@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, write};
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
-use crate::file::{AtomicFile, Writer, entry_bound};
+use crate::file::{AtomicFile, FileKind, Writer};
 use crate::fit::certificate::Certificate;
 use crate::fit::{Bound, FitOptions, Fitter, Format, Inherited, Purpose, budget};
 use crate::report::{LayerReport, Report, TensorReport};
@@ -149,7 +149,9 @@ impl Merge {
         warnings
     }
 
-    /// Merges into a file, which appears under its name only when it is whole. An input may be the output.
+    /// Merges into a file, which appears under its name only when it is whole. An input may be the output. The name's
+    /// ending says the format, see [`FileKind::of_name`]; a PyTorch file has no metadata, so that the recipe is in
+    /// the report alone.
     ///
     /// # Errors
     /// Whatever is wrong with inputs, options or the disk; nothing is left behind then.
@@ -179,10 +181,11 @@ impl Merge {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = plan::sites(&self.inputs)?;
         let context = self.context(&run, &sites)?;
-        let (bound, tolerance) = self.bound(&mut run, &context, &sites)?;
-
         let name = path.map_or_else(|| "memory".into(), Path::to_owned);
-        let reserve = sites.iter().map(header_entries).sum::<usize>() + self.header_rest();
+        let kind = FileKind::of_name(&name);
+        let (bound, tolerance) = self.bound(&mut run, &context, &sites, kind)?;
+
+        let reserve = sites.iter().map(|site| header_entries(site, kind)).sum::<usize>() + self.header_rest();
         let mut writer = Writer::new(sink, name, reserve)?;
         // Hashing the inputs takes a while and needs nothing of the rest.
         let stop = AtomicBool::new(false);
@@ -323,26 +326,28 @@ impl Merge {
         run: &mut engine::Run<'_>,
         context: &Context<'_>,
         sites: &[Site<'_>],
+        kind: FileKind,
     ) -> Result<(Bound, Option<f64>)> {
         let bound = self.plain_bound();
         let Some(limit) = self.size_limit() else { return Ok((bound, None)) };
         let curves = context.survey(run, sites)?;
         let layers = curves.iter().map(|curves| (&curves[..], 1));
-        let tolerance = budget::tolerance_for_size(layers, self.numbers_within(limit, sites), bound)?;
+        let tolerance = budget::tolerance_for_size(layers, self.numbers_within(limit, sites, kind), bound)?;
         Ok((Bound { tolerance, within_size: true, ..bound }, Some(tolerance)))
     }
 
     /// How many numbers the layers may store in a file of `limit` bytes.
-    fn numbers_within(&self, limit: u64, sites: &[Site<'_>]) -> usize {
-        let overhead = self.overhead(sites.iter().map(|site| (site, 1)));
+    fn numbers_within(&self, limit: u64, sites: &[Site<'_>], kind: FileKind) -> usize {
+        let overhead = self.overhead(sites.iter().map(|site| (site, 1)), kind);
         (limit as usize).saturating_sub(overhead) / self.options.dtype.size()
     }
 
     /// What a file takes besides the factors: the header with its length, and an alpha per target. Each site
     /// comes with how many it stands for.
-    fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>) -> usize {
+    fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>, kind: FileKind) -> usize {
         let alphas = |site: &Site<'_>| site.targets.len() * self.options.dtype.size();
-        let of_sites: usize = sites.map(|(site, count)| (header_entries(site) + alphas(site)) * count).sum();
+        let of_sites: usize =
+            sites.map(|(site, count)| (header_entries(site, kind) + alphas(site)) * count).sum();
         of_sites + self.header_rest() + 16
     }
 
@@ -484,14 +489,15 @@ impl Context<'_> {
     }
 }
 
-/// What a site takes of the header at most: up to four tensors for a weight and one for a bias.
-fn header_entries(site: &Site<'_>) -> usize {
+/// What a site takes of the header at most, or of what a file of another kind has instead: up to four tensors for a
+/// weight and one for a bias.
+fn header_entries(site: &Site<'_>, kind: FileKind) -> usize {
     let of_target = |target: &Target<'_>| match target.id.param {
         Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
         _ => 1,
     };
     let tensors: usize = site.targets.iter().map(of_target).sum();
-    tensors * entry_bound(site.module.len() + ".lora_down.weight".len())
+    tensors * kind.entry_bound(site.module.len() + ".lora_down.weight".len())
 }
 
 /// What there is to know of differences that are stored flat.

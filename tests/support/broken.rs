@@ -46,9 +46,17 @@ pub(crate) fn all() -> Vec<Broken> {
     add("a few letters", "cut short", b"abc".to_vec());
     add("a web page", "web page", b"<!DOCTYPE html><html><body>404</body></html>".to_vec());
     add("a Git LFS pointer", "Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:0".to_vec());
-    add("a torch zip", "PyTorch", b"PK\x03\x04\x00\x00\x08\x08\x00\x00\x00\x00archive/data.pkl".to_vec());
-    add("a torch pickle", "PyTorch", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M".to_vec());
-    add("a short pickle", "PyTorch", b"\x80\x04N.".to_vec());
+    add(
+        "the start of a torch zip",
+        "the archive is broken, or the file is cut short",
+        b"PK\x03\x04\x00\x00\x08\x08\x00\x00\x00\x00archive/data.pkl".to_vec(),
+    );
+    add(
+        "the start of a torch pickle",
+        "cut short",
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M".to_vec(),
+    );
+    add("a short pickle", "torch.save did not write", b"\x80\x04N.".to_vec());
 
     let lengths = [
         ("one byte too long", HEADER.len() as u64 + DATA_LEN as u64 + 1, "cut short"),

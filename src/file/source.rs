@@ -1,0 +1,143 @@
+//! The bytes of an opened file: mapped, or in memory.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use memmap2::Mmap;
+use sha2::{Digest, Sha256};
+
+use super::metadata::hex;
+use crate::error::{Error, ErrorKind, Result};
+
+/// After how many bytes read the pages of a map are given back.
+const FORGET: usize = 1 << 20;
+
+/// A file's name and bytes.
+pub(super) struct Source {
+    path: PathBuf,
+    bytes: Bytes,
+    /// Bytes that were read so far.
+    used: AtomicUsize,
+}
+
+/// Where the bytes live.
+enum Bytes {
+    Mapped(Mmap, File),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map, _) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Source {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// It can't be read, or is no regular file.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let to_error = |error: io::Error| Error::io(&error, "read", path);
+        // Asked before opening: opening a pipe would wait for its other end.
+        let kind = fs::metadata(path).map_err(to_error)?;
+        if !kind.is_file() {
+            let what = if kind.is_dir() { "this is a folder" } else { "this is not a regular file" };
+            let message = format!("{what}; give a safetensors or PyTorch file");
+            return Err(Error::new(ErrorKind::Io, message).in_file(path));
+        }
+        let file = File::open(path).map_err(to_error)?;
+        let bytes = Bytes::Mapped(map(&file).map_err(to_error)?, file);
+        Ok(Self { path: path.to_owned(), bytes, used: AtomicUsize::new(0) })
+    }
+
+    /// Bytes in memory, under a name for messages.
+    pub(super) fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Self {
+        Self { path, bytes: Bytes::Owned(bytes), used: AtomicUsize::new(0) }
+    }
+
+    /// Where the file is, or the name that was given with its bytes.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All of it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The SHA-256 of the whole file in lower-case hex; none once `stop` is set.
+    pub(super) fn sha256(&self, stop: &AtomicBool) -> Option<String> {
+        let mut hash = Sha256::new();
+        // Reading a mapped file costs less than the faults of its pages, and leaves none of them behind.
+        let mut block = vec![0; FORGET.min(self.bytes.len())];
+        for (index, mapped) in self.bytes.chunks(FORGET).enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            match &self.bytes {
+                Bytes::Mapped(_, file)
+                    if read_at(file, &mut block[..mapped.len()], index * FORGET).is_ok() =>
+                {
+                    hash.update(&block[..mapped.len()]);
+                }
+                _ => hash.update(mapped),
+            }
+        }
+        Some(hex(hash.finalize()))
+    }
+
+    /// Says that so many bytes of the file were read and aren't needed for now. Every mebibyte of them the pages of
+    /// the map are given back, so that memory doesn't grow with the files; what is read again comes from the
+    /// system's cache.
+    pub(super) fn used(&self, bytes: usize) {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Bytes::Mapped(map, _) = &self.bytes
+            && before / FORGET != before.wrapping_add(bytes) / FORGET
+        {
+            forget(map);
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only, and lives as long as every view of it. If somebody else writes to the
+    // file meanwhile, the numbers read are wrong, but no more than that: all sizes and offsets were copied
+    // out of the header and checked, and none is read from the map again. Shortening an open file ends the
+    // process, as with every mapped file; `Container::open` asks that nobody does it.
+    unsafe { Mmap::map(file) }
+}
+
+/// Fills `into` from the offset `from` of a file.
+#[cfg(unix)]
+fn read_at(file: &File, into: &mut [u8], from: usize) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, from as u64)
+}
+
+/// Other systems read the map.
+#[cfg(not(unix))]
+fn read_at(_: &File, _: &mut [u8], _: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Gives back the pages of a map.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn forget(map: &Mmap) {
+    // SAFETY: the map is shared with the file and read-only, so its pages hold nothing but what the file has, and
+    // reading them again brings the same bytes. A refusal costs memory and nothing else.
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+}
+
+/// Other systems take pages back by themselves when memory is short.
+#[cfg(not(unix))]
+fn forget(_: &Mmap) {}
