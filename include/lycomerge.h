@@ -337,7 +337,9 @@ lyco_status lyco_adapter_metadata(const lyco_adapter *adapter,
 
 /// Writes the adapter to a file, which appears under its name only when it is whole: a PyTorch file if the name ends
 /// in .pt, .pth, .ckpt or .bin, a safetensors file otherwise.
-lyco_status lyco_adapter_save(const lyco_adapter *adapter, const char *path, lyco_error **error);
+lyco_status lyco_adapter_save(const lyco_adapter *adapter,
+                              const char *path,
+                              lyco_error **error);
 
 /// Merges
 /// ======

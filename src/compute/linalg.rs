@@ -490,10 +490,12 @@ mod tests {
                     (best - kept) < 1e-2 * (all - best) + 1e-9 * all,
                     "{m}x{n} rank {rank}: {kept} of {best}"
                 );
-                // What is stored is U Uᵀ A, whether or not the iteration has settled.
-                let projected = product(got.u.transpose(), matrix.as_ref());
-                let stored = Mat::from_fn(rank, n, |i, j| got.sigma[i] * got.v[(j, i)]);
+                // What is stored is A V Vᵀ, whether or not the iteration has settled.
+                let projected = product(matrix.as_ref(), got.v.as_ref());
+                let stored = Mat::from_fn(m, rank, |i, j| got.u[(i, j)] * got.sigma[j]);
                 assert!((&stored - &projected).norm_l2() < 1e-9 * projected.norm_l2());
+                let gram = product(got.v.transpose(), got.v.as_ref());
+                assert!((gram - Mat::<f64>::identity(rank, rank)).norm_l2() < 1e-9);
             }
         }
     }
