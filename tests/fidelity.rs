@@ -331,6 +331,18 @@ fn strategies_merge_deltas_as_documented() {
 }
 
 #[test]
+fn layers_that_are_made_much_louder_are_told_of_in_one_warning() {
+    let inputs = [("italic.lokr4", 1.0), ("invert.lokr4", 1.0)];
+    let warnings = |threshold| {
+        let (_, report) = merge(&inputs, &[("strategy", "min_max_norm"), ("norm-threshold", threshold)]);
+        report.warnings
+    };
+    let loud = warnings("100");
+    assert!(matches!(&loud[..], [one] if one.contains("97 layers are scaled up")), "{loud:?}");
+    assert!(warnings("0.001").is_empty());
+}
+
+#[test]
 fn the_bytes_do_not_depend_on_threads_or_memory() {
     let run = |options: &[(&str, &str)]| {
         let mut merge = Merge::new();

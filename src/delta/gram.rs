@@ -5,47 +5,17 @@
 //! summands were worth before they cancelled (`Inner::gross`), so that whoever needs more digits than float32
 //! left can ask again in float64.
 
-use std::ops::{Add, Mul};
 use std::sync::Arc;
 
 use faer::{Mat, MatMut, MatRef};
 
 use super::core::Core;
 use super::dense::Rows;
+use super::inner::Inner;
 use super::joint::{Joint, Part, Stack, StackTerm};
 use super::{Delta, Factor, Kron, Term};
 use crate::compute::linalg::{dot, product, set_product};
 use crate::tensor::Real;
-
-/// An inner product, and the sum of its summands' absolute values: its rounding error is a few units in the last
-/// place of the latter.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Inner {
-    pub(crate) value: f64,
-    pub(crate) gross: f64,
-}
-
-impl Add for Inner {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { value: self.value + other.value, gross: self.gross + other.gross }
-    }
-}
-
-impl Mul<f64> for Inner {
-    type Output = Self;
-
-    fn mul(self, factor: f64) -> Self {
-        Self { value: self.value * factor, gross: self.gross * factor.abs() }
-    }
-}
-
-impl std::iter::Sum for Inner {
-    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
-        parts.fold(Self::default(), Add::add)
-    }
-}
 
 /// The Gram matrix of `deltas`: entry (i, j) is ⟨Δᵢ, Δⱼ⟩.
 pub fn gram<T: Real>(deltas: &[&Delta<T>]) -> Mat<f64> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use faer::{Mat, MatRef};
 
-use super::gram::Inner;
+use super::inner::Inner;
 use super::kron::{ScaledKrons, Split};
 use super::{Delta, Factor, Kron, Term};
 use crate::compute::linalg::{columns_gram, product, same, triangle};

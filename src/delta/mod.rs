@@ -9,6 +9,7 @@ pub mod core;
 pub mod dense;
 pub mod gram;
 mod hadamard;
+mod inner;
 pub mod joint;
 mod kron;
 mod lowrank;

@@ -83,7 +83,8 @@ type Passenger = (String, Vec<u8>, Vec<usize>);
 struct Piece {
     tensors: Vec<NewTensor>,
     layers: Vec<(LayerReport, Certificate)>,
-    warnings: Vec<String>,
+    /// The most that the strategy scaled one of the layers by.
+    scaled: f64,
     /// Whether a difference is stored flat because nobody knows its kernel.
     flat: bool,
 }
@@ -236,7 +237,7 @@ impl Merge {
         writer: &mut Writer<W>,
     ) -> Result<Body> {
         let mut passengers = self.passengers()?.into_iter().peekable();
-        let (mut body, mut flat) = (Body::default(), Vec::new());
+        let (mut body, mut scaled, mut flat) = (Body::default(), Vec::new(), Vec::new());
         run.stage("merging");
         run.for_each(
             sites,
@@ -255,7 +256,7 @@ impl Merge {
                     body.stored.ranks.extend(layer.rank);
                 }
                 body.layers.extend(piece.layers);
-                body.warnings.extend(piece.warnings);
+                scaled.extend((piece.scaled > MUCH).then_some((piece.scaled, site.module)));
                 flat.extend(piece.flat.then_some(site.module));
                 Ok(())
             },
@@ -263,6 +264,7 @@ impl Merge {
         for (name, data, shape) in passengers {
             writer.push(&name, self.options.dtype, &shape, &data)?;
         }
+        body.warnings.extend(scale_warning(&scaled));
         body.warnings.extend(flat_warning(&flat));
         Ok(body)
     }
@@ -407,7 +409,7 @@ impl Context<'_> {
     }
 
     fn piece(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
-        let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), warnings: Vec::new(), flat: false };
+        let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), scaled: 1.0, flat: false };
         for target in &site.targets {
             match self.options.dtype {
                 Dtype::F32 | Dtype::F64 => self.add::<f64>(target, bound, &mut piece)?,
@@ -451,7 +453,7 @@ impl Context<'_> {
             tensors: tensors.iter().map(TensorReport::of).collect(),
         };
         piece.layers.push((report, certificate));
-        piece.warnings.extend(merged.warning);
+        piece.scaled = piece.scaled.max(merged.scaled);
         piece.flat |= family == Family::Full && target.has_unknown_kernel();
         piece.tensors.extend(tensors);
         Ok(())
@@ -498,6 +500,20 @@ fn header_entries(site: &Site<'_>, kind: FileKind) -> usize {
     };
     let tensors: usize = site.targets.iter().map(of_target).sum();
     tensors * kind.entry_bound(site.module.len() + ".lora_down.weight".len())
+}
+
+/// A layer that is scaled up more than this is likely to be noise made loud.
+const MUCH: f64 = 10.0;
+
+/// What there is to know of layers that a strategy scales up much.
+fn scale_warning(scaled: &[(f64, &str)]) -> Option<String> {
+    let (most, module) = scaled.iter().max_by(|x, y| x.0.total_cmp(&y.0))?;
+    let layers =
+        if scaled.len() == 1 { "1 layer is".to_owned() } else { format!("{} layers are", scaled.len()) };
+    let times = if *most < 1e6 { format!("{most:.0}") } else { format!("{most:.1e}") };
+    Some(format!(
+        "{layers} scaled up more than {MUCH} times to reach the norm threshold, {module} the most: {times} times"
+    ))
 }
 
 /// What there is to know of differences that are stored flat.

@@ -35,7 +35,8 @@ pub(super) struct Merged<T: Real> {
     pub(super) inherited: Inherited,
     /// One coefficient per source.
     pub(super) coefficients: Vec<f64>,
-    pub(super) warning: Option<String>,
+    /// What the strategy scaled the sum by, beyond its coefficients.
+    pub(super) scaled: f64,
 }
 
 /// The sites of all inputs, in the order in which their tensors stand in a file.
@@ -137,32 +138,30 @@ impl Target<'_> {
             }
         }
         let inherited = inherited.or(&delta);
-        let warning = self.scale_to_peak(&mut delta, &mut coefficients, strategy)?;
-        Ok(Merged { delta, inherited, coefficients, warning })
-    }
-
-    fn scale_to_peak<T: Real>(
-        &self,
-        delta: &mut Delta<T>,
-        coefficients: &mut [f64],
-        strategy: &dyn Strategy,
-    ) -> Result<Option<String>> {
-        let Some(wanted) = strategy.peak() else { return Ok(None) };
-        delta.check_formable()?;
-        let peak = delta.peak();
-        if peak == 0.0 {
-            return Ok(None);
-        }
-        let factor = wanted / peak;
-        delta.scale(factor);
-        coefficients.iter_mut().for_each(|c| *c *= factor);
-        let much = factor > 10.0;
-        let times = if factor < 1e6 { format!("{factor:.0}") } else { format!("{factor:.1e}") };
-        Ok(much.then(|| format!("{} is scaled up {times} times to reach the norm threshold", self.id.module)))
+        let scaled = scale_to_peak(&mut delta, &mut coefficients, strategy)?;
+        Ok(Merged { delta, inherited, coefficients, scaled })
     }
 
     /// What is said where flat factors hide a convolution's kernel and the output needs it.
     pub(super) fn has_unknown_kernel(&self) -> bool {
         self.shape.dims == Dims::Unknown && self.id.param == Param::Weight
     }
+}
+
+/// Scales a merged delta to the largest entry that the strategy wants, and says by how much.
+fn scale_to_peak<T: Real>(
+    delta: &mut Delta<T>,
+    coefficients: &mut [f64],
+    strategy: &dyn Strategy,
+) -> Result<f64> {
+    let Some(wanted) = strategy.peak() else { return Ok(1.0) };
+    delta.check_formable()?;
+    let peak = delta.peak();
+    if peak == 0.0 {
+        return Ok(1.0);
+    }
+    let factor = wanted / peak;
+    delta.scale(factor);
+    coefficients.iter_mut().for_each(|c| *c *= factor);
+    Ok(factor)
 }
