@@ -279,24 +279,35 @@ pub(crate) fn leading_svd<T: Real>(
         let mut v = product(image.as_ref(), leading);
         unscale(&mut v, &roots);
         // Half a step further, A V Vᵀ is what is stored; what it gained tells how much is still to be gained.
-        let mut u = product(matrix, v.as_ref());
-        let sigma: Vec<f64> = (0..rank).map(|j| u.col(j).norm_l2().to_f64()).collect();
+        let (u, sigma) = directions(matrix, &v);
         let energy = |sigma: &[f64]| sigma.iter().map(|sigma| sigma * sigma).sum::<f64>();
         let gained = energy(&sigma) - energy(&roots);
         if gained <= 2.5e-3 * (total - energy(&sigma)) + T::ROUNDOFF * total || step == 16 {
-            unscale(&mut u, &sigma);
             return Ok(Svd { u, sigma, v });
         }
     }
     unreachable!("the last step returns")
 }
 
-/// Divides every column by its singular value.
-fn unscale<T: Real>(vectors: &mut Mat<T>, sigma: &[f64]) {
-    for (j, sigma) in sigma.iter().enumerate().filter(|(_, sigma)| **sigma > 0.0) {
-        let factor = T::from_f64(1.0 / sigma);
-        vectors.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= factor);
+/// Multiplies every column by its factor.
+pub(crate) fn scale_columns<T: Real>(matrix: &mut Mat<T>, factors: impl IntoIterator<Item = f64>) {
+    for (j, factor) in factors.into_iter().enumerate() {
+        let factor = T::from_f64(factor);
+        matrix.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= factor);
     }
+}
+
+/// Divides every column by its singular value; one of nothing stays so.
+fn unscale<T: Real>(vectors: &mut Mat<T>, sigma: &[f64]) {
+    scale_columns(vectors, sigma.iter().map(|sigma| if *sigma > 0.0 { 1.0 / sigma } else { 1.0 }));
+}
+
+/// The columns of matrix · v as unit vectors, and their lengths.
+fn directions<T: Real>(matrix: MatRef<'_, T>, v: &Mat<T>) -> (Mat<T>, Vec<f64>) {
+    let mut u = product(matrix, v.as_ref());
+    let lengths: Vec<f64> = u.col_iter().map(|column| column.norm_l2().to_f64()).collect();
+    unscale(&mut u, &lengths);
+    (u, lengths)
 }
 
 /// All singular triplets in half the time of [`svd`], from the eigenvectors of the smaller Gram matrix. That holds
@@ -307,12 +318,10 @@ pub(crate) fn gram_svd<T: Real>(matrix: MatRef<'_, T>) -> Result<Svd<T>> {
         let Svd { u, sigma, v } = gram_svd(matrix.transpose())?;
         return Ok(Svd { u: v, sigma, v: u });
     }
-    let (squares, vectors) = symmetric_eigen(columns_gram(matrix).as_ref())?;
+    let (_, vectors) = symmetric_eigen(columns_gram(matrix).as_ref())?;
     let v = vectors.as_ref().reverse_cols().to_owned();
-    let mut u = product(matrix, v.as_ref());
     // The lengths of A v are truer than the roots of small eigenvalues.
-    let sigma: Vec<f64> = (0..squares.len()).map(|j| u.col(j).norm_l2().to_f64()).collect();
-    unscale(&mut u, &sigma);
+    let (u, sigma) = directions(matrix, &v);
     Ok(Svd { u, sigma, v })
 }
 

@@ -15,8 +15,8 @@ use super::joint::{Joint, Stack, Thin};
 use super::kron::add_kron;
 use super::{Delta, Factor};
 use crate::compute::linalg::{
-    Svd, columns_gram, gram_svd, leading_svd, product, set_product, singular_values, solve_upper, svd,
-    symmetric_eigen, symmetric_eigenvalues, thin_qr, triangle,
+    Svd, columns_gram, gram_svd, leading_svd, product, scale_columns, set_product, singular_values,
+    solve_upper, svd, symmetric_eigenvalues, thin_qr, triangle,
 };
 use crate::error::Result;
 use crate::tensor::Real;
@@ -222,10 +222,7 @@ impl<'a, T: Real> Core<'a, T> {
         let rank = rank.min(svd.sigma.len());
         let half = |vectors: &Mat<T>| {
             let mut half = vectors.get(.., ..rank).to_owned();
-            for (j, sigma) in svd.sigma[..rank].iter().enumerate() {
-                let root = T::from_f64(sigma.sqrt());
-                half.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= root);
-            }
+            scale_columns(&mut half, svd.sigma[..rank].iter().map(|sigma| sigma.sqrt()));
             half
         };
         Factor::Product { left: self.left.apply(half(&svd.u)), right: self.right.apply_lying(half(&svd.v)) }
@@ -237,13 +234,15 @@ impl<'a, T: Real> Core<'a, T> {
         let mut candidates = Vec::new();
         for term in &self.terms {
             let outer = svd(term.outer.as_ref()).ok()?;
-            let inner = right_vectors(term)?;
+            // With leftᵀ left = X Xᵀ, the right vectors of left rightᵀ are the left ones of right X.
+            let x = triangle(&columns_gram(term.left.as_ref()))?;
+            let inner = gram_svd(product(term.right.as_ref(), x.transpose()).as_ref()).ok()?;
             for i in 0..outer.sigma.len() {
                 for j in 0..inner.sigma.len() {
                     candidates.push((
                         outer.sigma[i] * inner.sigma[j],
                         outer.v.col(i).to_owned(),
-                        inner.v.col(j).to_owned(),
+                        inner.u.col(j).to_owned(),
                     ));
                 }
             }
@@ -261,16 +260,6 @@ impl<'a, T: Real> Core<'a, T> {
         }
         Some(out)
     }
-}
-
-/// Singular values and right vectors of left · rightᵀ. With leftᵀ left = X Xᵀ they are those of right · X.
-fn right_vectors<T: Real>(term: &KronTerm<T>) -> Option<Svd<T>> {
-    let x = triangle(&product(term.left.transpose(), term.left.as_ref()))?;
-    let image = product(term.right.as_ref(), x.transpose());
-    let (squares, vectors) = symmetric_eigen(product(image.transpose(), image.as_ref()).as_ref()).ok()?;
-    let v = product(image.as_ref(), vectors.as_ref());
-    let sigma = squares.iter().map(|square| square.max(0.0).sqrt()).collect();
-    Some(Svd { u: Mat::new(), sigma, v })
 }
 
 fn core_size<T: Real>(stack: &Stack<'_, T>) -> usize {

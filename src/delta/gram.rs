@@ -5,8 +5,6 @@
 //! summands were worth before they cancelled (`Inner::gross`), so that whoever needs more digits than float32
 //! left can ask again in float64.
 
-use std::sync::Arc;
-
 use faer::{Mat, MatMut, MatRef};
 
 use super::core::Core;
@@ -70,14 +68,7 @@ impl<T: Real> Joint<'_, T> {
     pub(crate) fn gram_of_terms(&self) -> Mat<f64> {
         let terms = self.delta().terms();
         let Some(thin) = self.thin() else {
-            let alone: Vec<_> = terms
-                .iter()
-                .map(|(scale, term)| {
-                    let mut alone = Delta::zero(self.delta().rows(), self.delta().cols());
-                    alone.add(*scale, Arc::clone(term));
-                    alone
-                })
-                .collect();
+            let alone: Vec<_> = terms.iter().map(|(scale, term)| Delta::shared(*scale, term)).collect();
             return gram(&alone.iter().collect::<Vec<_>>());
         };
         let mut at = 0;

@@ -14,7 +14,7 @@ use faer::{Mat, MatRef};
 use super::inner::Inner;
 use super::kron::{ScaledKrons, Split};
 use super::{Delta, Factor, Kron, Term};
-use crate::compute::linalg::{columns_gram, product, same, triangle};
+use crate::compute::linalg::{columns_gram, product, same, scale_columns, triangle};
 use crate::tensor::Real;
 
 /// A delta whose terms are grouped by kind.
@@ -120,12 +120,9 @@ impl<'a, T: Real> Stack<'a, T> {
     /// Σ tᵢ Lᵢ Rᵢ as one product: the inner factor of A ⊗ B for any weights of the terms.
     pub(crate) fn mix(&self, weights: &[f64]) -> Factor<T> {
         let mut left = self.inner.left.clone();
-        for (term, weight) in self.terms.iter().zip(weights) {
-            let weight = T::from_f64(*weight);
-            for j in term.range.clone() {
-                left.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= weight);
-            }
-        }
+        let of_columns =
+            |(term, weight): (&StackTerm<'_, T>, &f64)| std::iter::repeat_n(*weight, term.range.len());
+        scale_columns(&mut left, self.terms.iter().zip(weights).flat_map(of_columns));
         Factor::Product { left, right: self.inner.right.clone() }
     }
 
@@ -172,15 +169,14 @@ impl<'a, T: Real> Joint<'a, T> {
 
     /// Low-rank terms as one product or, where that is no smaller, dense.
     fn of_thin(delta: &'a Delta<T>, terms: &[(f64, &'a Arc<Term<T>>)], hidden: &mut f64) -> Part<'a, T> {
-        let sum_of = |terms: &[(f64, &Arc<Term<T>>)]| {
-            let mut sum = Delta::zero(delta.rows(), delta.cols());
-            terms.iter().for_each(|(scale, term)| sum.add(*scale, Arc::clone(term)));
-            sum
-        };
-        let sum = sum_of(terms);
+        let mut sum = Delta::zero(delta.rows(), delta.cols());
+        terms.iter().for_each(|(scale, term)| sum.add(*scale, Arc::clone(term)));
         if sum.is_dense() {
             if terms.len() > 1 {
-                *hidden = terms.iter().map(|term| Joint::new(&sum_of(&[*term])).squared().gross).sum();
+                let gross = |(scale, term): &(f64, &Arc<Term<T>>)| {
+                    Joint::new(&Delta::shared(*scale, term)).squared().gross
+                };
+                *hidden = terms.iter().map(gross).sum();
             }
             return Part::Full(1.0, Cow::Owned(sum.to_full()));
         }

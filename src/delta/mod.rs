@@ -218,9 +218,14 @@ impl<T: Real> Delta<T> {
 
     /// `scale · term`
     pub fn of(scale: f64, term: Term<T>) -> Self {
+        Self::shared(scale, &Arc::new(term))
+    }
+
+    /// The same with a term that another delta has, too.
+    pub(crate) fn shared(scale: f64, term: &Arc<Term<T>>) -> Self {
         let (rows, cols) = term.shape();
         let mut delta = Self::zero(rows, cols);
-        delta.add(scale, Arc::new(term));
+        delta.add(scale, Arc::clone(term));
         delta
     }
 

@@ -34,7 +34,7 @@ impl<T: Real> Fitter<'_, T> {
             debug_assert_eq!(made.0, rank, "one layer is fitted at one rank");
             return Ok(made);
         }
-        let (hadamard, error) = nearest(self.delta, rank)?;
+        let (hadamard, error) = nearest(self.delta(), rank)?;
         Ok(self.nearest_loha.get_or_init(|| (rank, hadamard, error)))
     }
 

@@ -17,7 +17,7 @@ impl<T: Real> Fitter<'_, T> {
     /// Size against error by rank. A rank that is given and isn't to be judged needs no spectrum.
     pub(super) fn lora_curve(&self, form: Form, bound: Bound) -> Result<Curve> {
         let side = self.shape.rows + self.shape.cols;
-        let most = self.shape.rows.min(self.shape.cols).min(self.delta.lifted_rank());
+        let most = self.shape.rows.min(self.shape.cols).min(self.delta().lifted_rank());
         if let (Some(rank), true) = (bound.rank, bound.rank_only) {
             let rank = rank.min(most);
             let error = if bound.purpose == Purpose::Make { 0.0 } else { self.error_at(rank)? };

@@ -107,7 +107,7 @@ pub struct Choice {
 }
 
 /// What a fit in the inputs' own family keeps of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Inherited {
     /// The split of the strongest Kronecker product.
     split: Option<Split>,
@@ -118,12 +118,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// The same, or what the terms of `delta` show where nothing is known yet.
-    #[must_use]
-    pub fn or<T: Real>(self, delta: &Delta<T>) -> Self {
-        if self != Self::default() {
-            return self;
-        }
+    /// What the terms of `delta` show.
+    pub fn of<T: Real>(delta: &Delta<T>) -> Self {
         let rank = |term: &Term<T>| match term {
             Term::Plain(factor) => factor.rank(),
             Term::Kron(kron) => kron.b.rank(),
@@ -143,10 +139,9 @@ impl Inherited {
 /// The fits of one layer's merged delta.
 pub struct Fitter<'a, T: Real> {
     joint: &'a Joint<'a, T>,
-    delta: &'a Delta<T>,
     shape: &'a WeightShape,
     options: &'a FitOptions,
-    inherited: Inherited,
+    inherited: OnceCell<Inherited>,
     core: OnceCell<Core<'a, T>>,
     svd: OnceCell<Svd<T>>,
     nearest_kron: OnceCell<lokr::Nearest<T>>,
@@ -158,10 +153,9 @@ impl<'a, T: Real> Fitter<'a, T> {
     pub fn new(joint: &'a Joint<'a, T>, shape: &'a WeightShape, options: &'a FitOptions) -> Self {
         Self {
             joint,
-            delta: joint.delta(),
             shape,
             options,
-            inherited: Inherited::default().or(joint.delta()),
+            inherited: OnceCell::new(),
             core: OnceCell::new(),
             svd: OnceCell::new(),
             nearest_kron: OnceCell::new(),
@@ -171,9 +165,19 @@ impl<'a, T: Real> Fitter<'a, T> {
 
     /// With what is known of the inputs, where the delta's terms don't show it any more.
     #[must_use]
-    pub fn inherit(mut self, inherited: Inherited) -> Self {
-        self.inherited = inherited;
+    pub fn inherit(mut self, inherited: Option<Inherited>) -> Self {
+        if let Some(inherited) = inherited {
+            self.inherited = OnceCell::from(inherited);
+        }
         self
+    }
+
+    fn inherited(&self) -> &Inherited {
+        self.inherited.get_or_init(|| Inherited::of(self.delta()))
+    }
+
+    fn delta(&self) -> &'a Delta<T> {
+        self.joint.delta()
     }
 
     /// ‖ΔW‖
@@ -191,7 +195,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             let (a, c) = lokr_split(self.shape.rows, self.shape.inputs(), factor);
             return Some(Split { a, c, b: self.shape.rows / a, d: self.shape.cols / c });
         }
-        self.inherited.split
+        self.inherited().split
     }
 
     /// Size against error of every form that the options allow, without making any.
@@ -209,7 +213,7 @@ impl<'a, T: Real> Fitter<'a, T> {
         }
         Ok(match self.options.format {
             Format::Full => {
-                self.delta.check_formable()?;
+                self.delta().check_formable()?;
                 vec![full]
             }
             Format::Lora => {
@@ -222,7 +226,7 @@ impl<'a, T: Real> Fitter<'a, T> {
                 _ => vec![self.lora_curve(Form::LokrUnit, bound)?],
             },
             Format::Loha => {
-                let rank = bound.rank.unwrap_or_else(|| self.inherited.rank.max(1));
+                let rank = bound.rank.unwrap_or_else(|| self.inherited().rank.max(1));
                 self.own(Form::Loha, bound).into_iter().chain([self.loha_curve(rank)?]).collect()
             }
             Format::Auto => self.auto_curves(bound, full)?,
@@ -231,8 +235,8 @@ impl<'a, T: Real> Fitter<'a, T> {
 
     /// The form in which a layer that is one term already is that term: nothing needs fitting then.
     fn own(&self, wanted: Form, bound: Bound) -> Option<Curve> {
-        let [(_, term)] = self.delta.terms() else { return None };
-        if self.inherited.summed {
+        let [(_, term)] = self.delta().terms() else { return None };
+        if self.inherited().summed {
             return None;
         }
         let (form, rank) = match &**term {
@@ -257,8 +261,8 @@ impl<'a, T: Real> Fitter<'a, T> {
         if !curves.is_empty() && bound.tolerance <= budget::EXACT {
             return Ok(curves);
         }
-        let all = |kind: fn(&Term<T>) -> bool| self.delta.terms().iter().all(|(_, term)| kind(term));
-        if all(|term| matches!(term, Term::Kron(_))) && lokr::common_split(self.delta).is_some() {
+        let all = |kind: fn(&Term<T>) -> bool| self.delta().terms().iter().all(|(_, term)| kind(term));
+        if all(|term| matches!(term, Term::Kron(_))) && lokr::common_split(self.delta()).is_some() {
             let curve = self.lokr_curve(bound)?;
             let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
             curves.push(curve);
@@ -270,7 +274,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             && bound.rank.is_none()
             && self.may_be_one_loha(bound)
         {
-            curves.push(self.loha_curve(self.inherited.rank.max(1))?);
+            curves.push(self.loha_curve(self.inherited().rank.max(1))?);
         }
         curves.push(self.lora_curve(Form::Lora, bound)?);
         if bound.rank.is_none() {
@@ -296,11 +300,11 @@ impl<'a, T: Real> Fitter<'a, T> {
         let (mut scale, term) = match choice.form {
             _ if self.joint.is_zero() => (1.0, self.zero_term(choice.form)),
             Form::Own => {
-                let (scale, term) = &self.delta.terms()[0];
+                let (scale, term) = &self.delta().terms()[0];
                 (*scale, Term::clone(term))
             }
-            Form::Full if self.needs_no_kernel() => (1.0, unit(Factor::Full(self.delta.to_full()))),
-            Form::Full => (1.0, Term::Plain(Factor::Full(self.delta.to_full()))),
+            Form::Full if self.needs_no_kernel() => (1.0, unit(Factor::Full(self.delta().to_full()))),
+            Form::Full => (1.0, Term::Plain(Factor::Full(self.delta().to_full()))),
             Form::Lora => (1.0, Term::Plain(self.low_rank(rank)?)),
             Form::LokrUnit => (1.0, unit(self.low_rank(rank)?)),
             Form::Lokr => (1.0, Term::Kron(self.nearest_kron()?.at_rank(rank)?)),

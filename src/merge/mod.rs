@@ -465,7 +465,7 @@ impl Context<'_> {
         &self,
         target: &Target<'_>,
         joint: &Joint<'_, T>,
-        inherited: Inherited,
+        inherited: Option<Inherited>,
         bound: Bound,
     ) -> Result<(Family, Vec<NewTensor>, Certificate)> {
         let fitter = Fitter::new(joint, &target.shape, &self.fit).inherit(inherited);

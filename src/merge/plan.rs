@@ -31,8 +31,8 @@ pub(super) struct Site<'a> {
 /// The merged delta of a target, and how it came about.
 pub(super) struct Merged<T: Real> {
     pub(super) delta: Delta<T>,
-    /// What a fit in the inputs' own family keeps of them.
-    pub(super) inherited: Inherited,
+    /// What a fit in the inputs' own family keeps of them, where the delta's terms don't show it any more.
+    pub(super) inherited: Option<Inherited>,
     /// One coefficient per source.
     pub(super) coefficients: Vec<f64>,
     /// What the strategy scaled the sum by, beyond its coefficients.
@@ -126,18 +126,17 @@ impl Target<'_> {
             return Err(Error::value(message).in_layer(&self.id.module));
         }
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
-        let mut inherited = Inherited::default();
+        let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
             match deltas.get(k) {
                 Some(part) => delta.add_scaled(*coefficient, part),
                 None => delta.add_scaled(*coefficient, &read(source)?),
             }
             if delta.is_crowded() {
-                inherited = inherited.or(&delta).summed();
+                inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));
                 delta.condense()?;
             }
         }
-        let inherited = inherited.or(&delta);
         let scaled = scale_to_peak(&mut delta, &mut coefficients, strategy)?;
         Ok(Merged { delta, inherited, coefficients, scaled })
     }
