@@ -134,6 +134,51 @@ typedef uint32_t lyco_param;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+/// The element type of a tensor; all are little-endian. Later versions may add values.
+enum lyco_dtype
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+    /// IEEE double.
+    LYCO_DTYPE_F64 = 1,
+    /// IEEE single.
+    LYCO_DTYPE_F32 = 2,
+    /// IEEE half.
+    LYCO_DTYPE_F16 = 3,
+    /// The upper half of a single.
+    LYCO_DTYPE_BF16 = 4,
+    /// Eight bits: 4 of exponent, 3 of mantissa, no infinities.
+    LYCO_DTYPE_F8_E4M3 = 5,
+    /// Eight bits: 5 of exponent, 2 of mantissa.
+    LYCO_DTYPE_F8_E5M2 = 6,
+    /// Signed, 64 bits.
+    LYCO_DTYPE_I64 = 16,
+    /// Signed, 32 bits.
+    LYCO_DTYPE_I32 = 17,
+    /// Signed, 16 bits.
+    LYCO_DTYPE_I16 = 18,
+    /// Signed, 8 bits.
+    LYCO_DTYPE_I8 = 19,
+    /// Unsigned, 64 bits.
+    LYCO_DTYPE_U64 = 20,
+    /// Unsigned, 32 bits.
+    LYCO_DTYPE_U32 = 21,
+    /// Unsigned, 16 bits.
+    LYCO_DTYPE_U16 = 22,
+    /// Unsigned, 8 bits.
+    LYCO_DTYPE_U8 = 23,
+    /// One byte: 0 or 1.
+    LYCO_DTYPE_BOOL = 24,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum lyco_dtype lyco_dtype;
+#else
+typedef uint32_t lyco_dtype;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 /// An opened adapter: a file, or the result of a merge.
 ///
 /// It never changes, so any number of threads may use it at once. It is counted: every adapter that a function gives
@@ -189,6 +234,26 @@ typedef struct {
     /// alpha / rank, or 1 where the family has none.
     double scale;
 } lyco_layer_info;
+
+/// A tensor that an adapter lends: row-major, without gaps, read-only. Set struct_size before asking for it. All that
+/// it points to lives as long as the adapter.
+typedef struct {
+    /// sizeof(lyco_tensor_view).
+    uint32_t struct_size;
+    /// The element type: a lyco_dtype.
+    uint32_t dtype;
+    /// The name as the file spells it.
+    const char *name;
+    /// The numbers. They lie as the file has them, so perhaps not aligned for their type: copy them, or read them by
+    /// bytes. Never NULL.
+    const uint8_t *data;
+    /// The size of the numbers in bytes.
+    uint64_t byte_len;
+    /// The extents, outermost first: `dim_count` of them. Never NULL.
+    const size_t *shape;
+    /// How many extents there are; 0 for a single number.
+    uint64_t dim_count;
+} lyco_tensor_view;
 
 /// Hears how far a run is, on the thread that called it, at least ten times a second while modules are worked on.
 /// `stage` says what is being done ("reading", "surveying", "merging") and is valid during the call; `done` of `total`
@@ -340,6 +405,32 @@ lyco_status lyco_adapter_metadata(const lyco_adapter *adapter,
 lyco_status lyco_adapter_save(const lyco_adapter *adapter,
                               const char *path,
                               lyco_error **error);
+
+/// Tensors
+/// =======
+///
+/// How many tensors the adapter's file has; they are counted from 0, in the order of their names. 0 for NULL.
+size_t lyco_adapter_tensor_count(const lyco_adapter *adapter);
+
+/// Lends one tensor of the file. Nothing is copied: the first look at its numbers reads them from disk.
+lyco_status lyco_adapter_tensor(const lyco_adapter *adapter,
+                                size_t index,
+                                lyco_tensor_view *view,
+                                lyco_error **error);
+
+/// Says where the tensor `name` is: its index for lyco_adapter_tensor(). LYCO_STATUS_BAD_ARGUMENT if the file has no
+/// such tensor.
+lyco_status lyco_adapter_find_tensor(const lyco_adapter *adapter,
+                                     const char *name,
+                                     size_t *index,
+                                     lyco_error **error);
+
+/// Lends the whole file as bytes, for hosts that store it themselves: of an opened adapter those of its file, of a
+/// merge's result those of a safetensors file. They live as long as the adapter.
+lyco_status lyco_adapter_bytes(const lyco_adapter *adapter,
+                               const uint8_t **bytes,
+                               size_t *size,
+                               lyco_error **error);
 
 /// Merges
 /// ======

@@ -100,6 +100,13 @@ fn two_real_adapters_are_merged_saved_and_opened_again() {
 }
 
 #[test]
+fn tensors_are_lent_as_they_lie_in_the_file() {
+    for scratch in [run_plain("tensors"), run_sanitized("tensors")].into_iter().flatten() {
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn a_cancelled_run_leaves_nothing_behind() {
     if let Some(scratch) = run_plain("cancel") {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);

@@ -1,7 +1,7 @@
 //! Opened adapters.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::Arc;
 use std::{ptr, slice};
@@ -13,6 +13,7 @@ use super::log::{self, lyco_log_level};
 use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::{Adapter, Layer, LayerId, Param};
+use crate::tensor::TensorView;
 
 /// An opened adapter: a file, or the result of a merge.
 ///
@@ -23,6 +24,7 @@ pub struct lyco_adapter {
     adapter: Arc<Adapter>,
     kind: CString,
     layers: Vec<Row>,
+    tensors: Vec<TensorName>,
     metadata: BTreeMap<String, CString>,
 }
 
@@ -31,6 +33,26 @@ struct Row {
     name: CString,
     family: CString,
     info: Numbers,
+}
+
+/// A tensor's name as the file has it, and as C reads it.
+pub(super) struct TensorName {
+    key: String,
+    text: CString,
+}
+
+impl TensorName {
+    fn of(name: &str) -> Self {
+        Self { key: name.to_owned(), text: text::own(name) }
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(super) fn text(&self) -> &CStr {
+        &self.text
+    }
 }
 
 /// The part of a layer that is no text.
@@ -103,6 +125,7 @@ impl lyco_adapter {
         Self {
             kind: text::own(kind),
             layers: adapter.layers().iter().map(|(id, layer)| Row::of(id, layer)).collect(),
+            tensors: adapter.file().names().map(TensorName::of).collect(),
             metadata: adapter.metadata().iter().map(|(key, value)| (key.clone(), text::own(value))).collect(),
             adapter: Arc::new(adapter),
         }
@@ -110,6 +133,20 @@ impl lyco_adapter {
 
     pub(super) fn shared(&self) -> Arc<Adapter> {
         Arc::clone(&self.adapter)
+    }
+
+    /// Sorted by name.
+    pub(super) fn tensors(&self) -> &[TensorName] {
+        &self.tensors
+    }
+
+    pub(super) fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        self.adapter.file().get(name)
+    }
+
+    /// The whole file.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.adapter.file().bytes()
     }
 }
 

@@ -27,6 +27,8 @@ pub mod listing;
 
 pub mod adapter;
 
+pub mod tensor;
+
 pub mod merge;
 
 pub mod report;

@@ -29,6 +29,7 @@ static void accessors(void) {
 
     CHECK(!lyco_adapter_kind(NULL) && !lyco_adapter_retain(NULL));
     CHECK(lyco_adapter_byte_len(NULL) == 0 && lyco_adapter_layer_count(NULL) == 0);
+    CHECK(lyco_adapter_tensor_count(NULL) == 0);
     lyco_adapter_free(NULL);
     lyco_merge_free(NULL);
     CHECK(isnan(lyco_report_relative_error(NULL)) && !lyco_report_json(NULL));
@@ -114,6 +115,30 @@ static void reading(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_metadata(adapter, "format", NULL, &error));
     FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_metadata(adapter, BAD_UTF8, &value, &error));
     CHECK(value == UNTOUCHED);
+
+    lyco_tensor_view view = {.struct_size = sizeof view, .byte_len = 99};
+    const size_t none[] = {NOBODY, lyco_adapter_tensor_count(adapter)};
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_tensor(NULL, 0, &view, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_tensor(adapter, 0, NULL, &error));
+    for (size_t i = 0; i < 2; i++)
+        FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_tensor(adapter, none[i], &view, &error));
+    view.struct_size = sizeof view - 8;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_tensor(adapter, 0, &view, &error));
+    CHECK(view.byte_len == 99 && view.data == NULL);
+
+    size_t index = 99;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_find_tensor(NULL, "x", &index, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_find_tensor(adapter, NULL, &index, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_find_tensor(adapter, "x", NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_find_tensor(adapter, BAD_UTF8, &index, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_find_tensor(adapter, "no such tensor", &index, &error));
+    CHECK(index == 99);
+
+    const uint8_t *bytes = UNTOUCHED;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_bytes(NULL, &bytes, &index, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_bytes(adapter, NULL, &index, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_bytes(adapter, &bytes, NULL, &error));
+    CHECK(bytes == UNTOUCHED && index == 99);
 
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_save(NULL, in(scratch, "x"), &error));
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_save(adapter, NULL, &error));
