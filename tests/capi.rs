@@ -1,5 +1,5 @@
-//! The C ABI as C programs meet it: `tests/capi/*.c` are compiled against the header and the libraries that cargo
-//! built, and run.
+//! The C ABI as C and C++ programs meet it: those of `tests/capi` are compiled against the headers and the libraries
+//! that cargo built, and run.
 
 use std::collections::BTreeSet;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
@@ -45,16 +45,22 @@ fn quietly(command: &mut Command) {
     assert!(output.status.success() && said.is_empty(), "{command:?}\n{}", String::from_utf8_lossy(&said));
 }
 
-/// Compiles `tests/capi/NAME.c` with `link` behind it, and runs it on the real adapters and an empty folder, which
-/// comes back.
+/// The compiler of a program in `tests/capi`, and its standard.
+fn compiler_of(program: &str) -> (&'static str, &'static str) {
+    if program.ends_with(".cpp") { ("c++", "-std=c++17") } else { ("cc", "-std=c11") }
+}
+
+/// Compiles a program of `tests/capi` with `link` behind it, and runs it on the real adapters and an empty folder,
+/// which comes back.
 fn run(name: &str, link: &[&OsStr]) -> TempDir {
     let folder = TempDir::new().unwrap();
-    let program = folder.path().join(name);
-    let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"])
-        .arg(root().join("include"));
-    cc.arg(root().join(format!("tests/capi/{name}.c"))).arg("-o").arg(&program).args(link);
-    quietly(&mut cc);
+    let program = folder.path().join("program");
+    let (compiler, standard) = compiler_of(name);
+    let mut compile = Command::new(compiler);
+    compile.args([standard, "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    compile.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("bindings/cpp"));
+    compile.arg(root().join("tests/capi").join(name)).arg("-o").arg(&program).args(link);
+    quietly(&mut compile);
 
     let scratch = TempDir::new().unwrap();
     let adapters = root().join("tests/data/real/adapters");
@@ -66,7 +72,7 @@ fn run(name: &str, link: &[&OsStr]) -> TempDir {
 fn run_plain(name: &str) -> Option<TempDir> {
     let library = dynamic();
     let rpath = format!("-Wl,-rpath,{}", library.parent().unwrap().display());
-    is_there("cc").then(|| run(name, &[library.as_ref(), rpath.as_ref()]))
+    is_there(compiler_of(name).0).then(|| run(name, &[library.as_ref(), rpath.as_ref()]))
 }
 
 /// Runs it with the static library under the sanitizers, whose allocator watches Rust's memory, too.
@@ -74,7 +80,7 @@ fn run_sanitized(name: &str) -> Option<TempDir> {
     let library = library("liblycomerge.a");
     let mut link: Vec<&OsStr> = vec!["-fsanitize=address,undefined".as_ref(), library.as_ref()];
     link.extend(SYSTEM.map(OsStr::new));
-    is_there("cc").then(|| run(name, &link))
+    is_there(compiler_of(name).0).then(|| run(name, &link))
 }
 
 /// The header without its comments.
@@ -94,28 +100,35 @@ fn declared() -> BTreeSet<String> {
 
 #[test]
 fn two_real_adapters_are_merged_saved_and_opened_again() {
-    if let Some(scratch) = run_plain("merge") {
+    if let Some(scratch) = run_plain("merge.c") {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
     }
 }
 
 #[test]
 fn tensors_are_lent_as_they_lie_in_the_file() {
-    for scratch in [run_plain("tensors"), run_sanitized("tensors")].into_iter().flatten() {
+    for scratch in [run_plain("tensors.c"), run_sanitized("tensors.c")].into_iter().flatten() {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 }
 
 #[test]
+fn a_cpp_host_owns_what_it_is_given_and_catches_what_fails() {
+    for scratch in [run_plain("host.cpp"), run_sanitized("host.cpp")].into_iter().flatten() {
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
 fn a_cancelled_run_leaves_nothing_behind() {
-    if let Some(scratch) = run_plain("cancel") {
+    if let Some(scratch) = run_plain("cancel.c") {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 }
 
 #[test]
 fn null_and_nonsense_are_refused_by_every_function() {
-    if let Some(scratch) = run_sanitized("nonsense") {
+    if let Some(scratch) = run_sanitized("nonsense.c") {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
     let program = fs::read_to_string(root().join("tests/capi/nonsense.c")).unwrap();
@@ -126,8 +139,8 @@ fn null_and_nonsense_are_refused_by_every_function() {
 
 #[test]
 fn merges_and_cancelled_runs_are_clean_under_the_sanitizers() {
-    run_sanitized("merge");
-    run_sanitized("cancel");
+    run_sanitized("merge.c");
+    run_sanitized("cancel.c");
 }
 
 /// A program around the example in the header's introduction.
