@@ -95,8 +95,8 @@ def generate(header: str) -> str:
         lines.append("    ]")
     lines += ["", "", "def declare(library: CDLL) -> None:", '    """Gives every function its types."""']
     for result, name, body in functions:
-        spelled = ", ".join(ctype(kind, *names) for kind, _ in arguments(body))
-        lines.append(f"    library.{name}.argtypes = [{spelled}]")
+        types = ", ".join(ctype(kind, *names) for kind, _ in arguments(body))
+        lines.append(f"    library.{name}.argtypes = [{types}]")
         lines.append(f"    library.{name}.restype = {ctype(result, *names)}")
     return "\n".join(lines) + "\n"
 
