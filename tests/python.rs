@@ -29,6 +29,11 @@ fn real_adapters_are_opened_and_merged_from_python() {
 }
 
 #[test]
+fn the_two_older_commands_do_what_their_users_type() {
+    python("tests/test_older.py", &[]);
+}
+
+#[test]
 fn the_ctypes_declarations_are_those_of_the_header() {
     python("make_abi.py", &["--check"]);
 }
