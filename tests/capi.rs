@@ -120,6 +120,11 @@ fn a_cpp_host_owns_what_it_is_given_and_catches_what_fails() {
 }
 
 #[test]
+fn calls_in_random_order_neither_crash_nor_leak() {
+    run_sanitized("random.c");
+}
+
+#[test]
 fn a_cancelled_run_leaves_nothing_behind() {
     if let Some(scratch) = run_plain("cancel.c") {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
