@@ -31,9 +31,11 @@ pub mod file;
 pub mod fit;
 pub mod merge;
 pub mod report;
+pub mod survey;
 pub mod tensor;
 
 pub use adapter::Adapter;
 pub use error::{Error, ErrorKind, Result};
 pub use merge::Merge;
 pub use report::Report;
+pub use survey::Survey;

@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
-use lycomerge::Adapter;
 use lycomerge::error::one_line;
+use lycomerge::{Adapter, Survey};
 
 use super::output::{self, Failure};
-use super::survey::Survey;
+
 use super::table::{Side, Table};
 use super::text::{count, digits, number, size};
 

@@ -10,7 +10,6 @@ mod merge;
 mod output;
 mod progress;
 mod stop;
-mod survey;
 mod table;
 mod text;
 mod verify;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lycomerge::adapter::{Adapter, Family, Layer, LayerId, name};
-use lycomerge::delta::gram;
+use crate::adapter::{Adapter, Family, Layer, LayerId, name};
+use crate::delta::gram;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -23,53 +23,59 @@ const ORIGINS: [(&str, &str); 11] = [
 ];
 
 /// What a file is.
-#[derive(Serialize)]
-pub(crate) struct Survey {
+#[derive(Clone, Debug, Serialize)]
+pub struct Survey {
     /// The file.
-    pub(crate) file: String,
+    pub file: String,
     /// Its family in one word.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// Its size in bytes.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// The dtype that most of its numbers have.
-    pub(crate) dtype: String,
+    pub dtype: String,
     /// Modules with at least one layer.
-    pub(crate) modules: usize,
+    pub modules: usize,
     /// Layers by family.
-    pub(crate) families: BTreeMap<&'static str, usize>,
+    pub families: BTreeMap<&'static str, usize>,
     /// Layers by rank.
-    pub(crate) ranks: BTreeMap<usize, usize>,
+    pub ranks: BTreeMap<usize, usize>,
     /// Layers without a rank: differences, and LoKr layers with two full factors.
-    pub(crate) without_rank: usize,
+    pub without_rank: usize,
     /// The smallest and the largest alpha/rank of layers that have a rank.
-    pub(crate) alpha_over_rank: Option<(f64, f64)>,
+    pub alpha_over_rank: Option<(f64, f64)>,
     /// The metadata that tell where it comes from, by their keys.
-    pub(crate) metadata: BTreeMap<&'static str, String>,
+    pub metadata: BTreeMap<&'static str, String>,
     /// ‖ΔW‖ over all layers.
-    pub(crate) norm: f64,
+    pub norm: f64,
     /// ‖ΔW‖ by block of the model.
-    pub(crate) blocks: Vec<Block>,
+    pub blocks: Vec<Block>,
     /// Tensors that are no layers, such as embeddings.
-    pub(crate) passengers: usize,
+    pub passengers: usize,
     /// Layers and tensors that were left out.
-    pub(crate) skipped: usize,
+    pub skipped: usize,
     /// What is odd about the file, one sentence each.
-    pub(crate) notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// A block of the model, as far as the file changes it.
-#[derive(Serialize)]
-pub(crate) struct Block {
-    pub(crate) name: String,
-    pub(crate) layers: usize,
-    pub(crate) norm: f64,
+#[derive(Clone, Debug, Serialize)]
+pub struct Block {
+    /// Such as `unet down_blocks.1`.
+    pub name: String,
+    /// The layers in it.
+    pub layers: usize,
+    /// ‖ΔW‖ of the block.
+    pub norm: f64,
     /// ‖ΔW‖² of the block in that of the file.
-    pub(crate) share: f64,
+    pub share: f64,
 }
 
 impl Survey {
     /// Reads every layer of `adapter`.
-    pub(crate) fn of(adapter: &Adapter) -> lycomerge::Result<Self> {
+    ///
+    /// # Errors
+    /// A stored number that is not finite.
+    pub fn of(adapter: &Adapter) -> crate::Result<Self> {
         let layers = adapter.layers();
         let (mut families, mut ranks, mut without_rank) = (BTreeMap::new(), BTreeMap::new(), 0);
         let mut scales: Option<(f64, f64)> = None;
@@ -108,19 +114,24 @@ impl Survey {
         })
     }
 
+    /// All of it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
     /// What the metadata tell, with the words for it.
-    pub(crate) fn origin(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub fn origin(&self) -> impl Iterator<Item = (&'static str, &str)> {
         ORIGINS.iter().filter_map(|(key, word)| Some((*word, self.metadata.get(key)?.as_str())))
     }
 }
 
 /// ‖ΔW‖ of the file, and of every block in the order that people count in.
-fn blocks(adapter: &Adapter) -> lycomerge::Result<(f64, Vec<Block>)> {
+fn blocks(adapter: &Adapter) -> crate::Result<(f64, Vec<Block>)> {
     let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
     let squares: Vec<(&LayerId, f64)> = layers
         .par_iter()
         .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))))
-        .collect::<lycomerge::Result<_>>()?;
+        .collect::<crate::Result<_>>()?;
     let mut sums: BTreeMap<_, (usize, f64)> = BTreeMap::new();
     for (id, square) in &squares {
         let (layers, sum) = sums.entry(in_counting_order(name::block(&id.module))).or_default();
