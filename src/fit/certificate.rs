@@ -45,9 +45,11 @@ impl Certificate {
     /// The error that would be left if the stored layer were scaled for the least one: what remains of the
     /// direction alone. The two differ when `match-norm` traded error for strength.
     pub fn direction_error(&self) -> f64 {
-        let cosine = (self.norm.powi(2) + self.stored_norm.powi(2) - self.distance.powi(2))
-            / (2.0 * self.norm * self.stored_norm);
-        if cosine.is_finite() { (1.0 - cosine.min(1.0).powi(2)).max(0.0).sqrt() } else { self.error() }
+        // 1 - cosine, without the digits that 1 would take from it.
+        let louder = (self.norm - self.stored_norm).abs();
+        let versine =
+            (self.distance - louder) * (self.distance + louder) / (2.0 * self.norm * self.stored_norm);
+        if versine.is_finite() { (versine.max(0.0) * (2.0 - versine)).max(0.0).sqrt() } else { self.error() }
     }
 
     /// The certificate of several layers together.
