@@ -35,9 +35,24 @@
  * - Strings are UTF-8 and end with NUL, paths too. What you pass is read during the call and not kept.
  * - NULL where something is needed, and numbers out of range, are refused with a status. A pointer that isn't NULL
  *   must point to what its type says, and a handle must not be freed yet.
- * - Every function may be called from any thread. Callbacks must return: no exception and no longjmp may leave them.
+ * - Callbacks must return: no exception and no longjmp may leave them.
  * - A struct begins with struct_size, which you set to its sizeof, so that your program goes on working when the
  *   struct grows.
+ *
+ * Which calls may run at the same time, from any threads:
+ *
+ * | on the same    | reading it | changing it | _free()                                        |
+ * | -------------- | ---------- | ----------- | ---------------------------------------------- |
+ * | lyco_adapter   | yes        | (never)     | yes: it is counted, and each owner frees once  |
+ * | lyco_builder   | yes        | yes         | no                                             |
+ * | lyco_merge     | yes        | yes         | no                                             |
+ * | lyco_report    | yes        | (never)     | no                                             |
+ * | lyco_error     | yes        | (never)     | no                                             |
+ *
+ * "Yes" also means together with what else says yes on the same line. "No" means that no other call on the object may
+ * be going on, nor come after. Calls on different objects, and those on none, may always run at the same time;
+ * lyco_merge_add() and lyco_merge_set() during a run count for the next one, and lyco_merge_cancel() is made for calling
+ * during a run.
  */
 
 
@@ -55,6 +70,9 @@
 
 /* What lyco_abi_version() returns where the library fits this header. */
 #define LYCO_ABI_VERSION 1
+
+/* From dlpack.h, which a program that uses it includes itself. */
+struct DLManagedTensorVersioned;
 
 
 /// What became of a call. Later versions may add values within the groups.
@@ -179,12 +197,21 @@ typedef uint32_t lyco_dtype;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+/// How a layer's delta is stored.
+typedef struct Family Family;
+
 /// An opened adapter: a file, or the result of a merge.
 ///
 /// It never changes, so any number of threads may use it at once. It is counted: every adapter that a function gives
 /// you, and every lyco_adapter_retain(), needs one lyco_adapter_free(). Strings that it lends live until the last of
 /// these. A file stays mapped as long; replacing it meanwhile is fine, writing into it or shortening it is not.
 typedef struct lyco_adapter lyco_adapter;
+
+/// Tensors that are to become an adapter.
+///
+/// Any number of threads may add to it at once; only freeing it must be left to the last. What is added is copied,
+/// because an adapter never changes and the host's memory may.
+typedef struct lyco_builder lyco_builder;
 
 /// Why a call failed, in which file and layer.
 ///
@@ -233,6 +260,8 @@ typedef struct {
     uint64_t rank;
     /// alpha / rank, or 1 where the family has none.
     double scale;
+    /// How many numbers its tensors have together.
+    uint64_t stored_count;
 } lyco_layer_info;
 
 /// A tensor that an adapter lends: row-major, without gaps, read-only. Set struct_size before asking for it. All that
@@ -273,6 +302,34 @@ typedef struct {
     /// |stored - true| / |true| over the whole file.
     double relative_error;
 } lyco_forecast;
+
+/// Hears of a merged delta: the parameter that it is to be added to, and its entries in the parameter's own shape
+/// (outputs, inputs, kernel; a convolution whose kernel the files don't tell has inputs and kernel in one extent).
+/// Called on the thread that called lyco_merge_deltas(), one delta after the other in the order of the names; both are
+/// valid during the call. Return 0 to go on, anything else to cancel.
+typedef int (*lyco_delta_callback)(void *user,
+                                   const lyco_layer_info *layer,
+                                   const lyco_tensor_view *delta);
+
+/// What is said of one layer. Set struct_size before asking for it; the strings live as long as the report.
+typedef struct {
+    /// sizeof(lyco_layer_report).
+    uint32_t struct_size;
+    /// Which parameter of the module is changed: a lyco_param.
+    uint32_t param;
+    /// The module's name.
+    const char *name;
+    /// How it is stored; see lyco_family_name().
+    const char *family;
+    /// The stored inner rank; 0 where there is none.
+    uint64_t rank;
+    /// |true|: the Frobenius norm of what the inputs do together.
+    double norm;
+    /// |stored - true| / |true|
+    double relative_error;
+    /// The part of it that no scaling of the layer could mend.
+    double direction_error;
+} lyco_layer_report;
 
 #ifdef __cplusplus
 extern "C" {
@@ -322,8 +379,8 @@ lyco_status lyco_set_log(lyco_log_callback callback,
                          uint32_t level,
                          lyco_error **error);
 
-/// Strategies and options
-/// ======================
+/// Strategies, families and options
+/// ================================
 ///
 /// How many strategies there are; they are counted from 0. What lyco_strategy_ and lyco_option_ return is valid as
 /// long as the program runs, and NULL where the index is out of range.
@@ -337,6 +394,16 @@ const char *lyco_strategy_title(size_t index);
 
 /// What it does, in one line.
 const char *lyco_strategy_help(size_t index);
+
+/// How many families of adapters are merged; they are counted from 0. What lyco_family_ returns is valid as long as the
+/// program runs, and NULL where the index is out of range.
+size_t lyco_family_count(void);
+
+/// What lyco_layer_info has as the family, such as "LoKr".
+const char *lyco_family_name(size_t index);
+
+/// What it stores, in one line.
+const char *lyco_family_help(size_t index);
 
 /// How many options a merge has; they are counted from 0.
 size_t lyco_option_count(void);
@@ -400,6 +467,13 @@ lyco_status lyco_adapter_metadata(const lyco_adapter *adapter,
                                   const char **value,
                                   lyco_error **error);
 
+/// Says what the adapter is, as `lycomerge inspect --json` does of a file: families, ranks, dtype, the metadata that
+/// tell where it comes from, how much it does in all and by block of the model, and what is odd about it. The first call
+/// reads the whole file; the JSON lives as long as the adapter.
+lyco_status lyco_adapter_survey(const lyco_adapter *adapter,
+                                const char **json,
+                                lyco_error **error);
+
 /// Writes the adapter to a file, which appears under its name only when it is whole: a PyTorch file if the name ends
 /// in .pt, .pth, .ckpt or .bin, a safetensors file otherwise.
 lyco_status lyco_adapter_save(const lyco_adapter *adapter,
@@ -432,6 +506,50 @@ lyco_status lyco_adapter_bytes(const lyco_adapter *adapter,
                                size_t *size,
                                lyco_error **error);
 
+/// Lends one tensor of the file by DLPack, read-only; nothing is copied unless the numbers lie crooked in the file,
+/// which a flag of the tensor tells. The tensor is an owner of the adapter, so you may free yours; call its deleter, or
+/// hand it to a library that does.
+lyco_status lyco_adapter_tensor_dlpack(const lyco_adapter *adapter,
+                                       size_t index,
+                                       struct DLManagedTensorVersioned **tensor,
+                                       lyco_error **error);
+
+/// Adapters from a host's tensors
+/// ==============================
+///
+/// A builder without tensors.
+lyco_builder *lyco_builder_new(void);
+
+/// Adds a tensor, named as files of its family name it: row-major, without gaps, little-endian. The numbers need not
+/// be aligned.
+lyco_status lyco_builder_add(lyco_builder *builder,
+                             const lyco_tensor_view *view,
+                             lyco_error **error);
+
+/// Adds a tensor by DLPack, of any strides, in memory that the CPU reads. If it succeeds the tensor is the library's,
+/// which calls its deleter before it returns; otherwise it stays yours.
+lyco_status lyco_builder_add_dlpack(lyco_builder *builder,
+                                    const char *name,
+                                    struct DLManagedTensorVersioned *tensor,
+                                    lyco_error **error);
+
+/// Adds a line of metadata, or replaces it.
+lyco_status lyco_builder_set_metadata(lyco_builder *builder,
+                                      const char *key,
+                                      const char *value,
+                                      lyco_error **error);
+
+/// Checks the tensors, and makes an adapter of them: the same as a safetensors file with them would be. `name` stands
+/// for the path in messages and reports. `options` may be NULL. The builder keeps its tensors and may be added to.
+lyco_status lyco_builder_finish(const lyco_builder *builder,
+                                const char *name,
+                                const lyco_open_options *options,
+                                lyco_adapter **adapter,
+                                lyco_error **error);
+
+/// Frees the builder; adapters that it made live on. NULL is allowed.
+void lyco_builder_free(lyco_builder *builder);
+
 /// Merges
 /// ======
 ///
@@ -452,6 +570,18 @@ lyco_status lyco_merge_set(lyco_merge *merge,
                            const char *key,
                            const char *value,
                            lyco_error **error);
+
+/// Sets the options as a recipe has them: of a report, or of a merged file's metadata (key "lycomerge_recipe"). Both the
+/// recipe and a report with one are taken as JSON. Inputs and their weights are yours to add: with those of the recipe,
+/// in its order, a run makes the same bytes again.
+lyco_status lyco_merge_set_recipe(lyco_merge *merge,
+                                  const char *json,
+                                  lyco_error **error);
+
+/// Stops the runs, forecasts and deltas of this merge that go on in other threads, within a tenth of a second or at the
+/// end of the layers in work; they return LYCO_STATUS_CANCELLED. Later ones are not stopped.
+lyco_status lyco_merge_cancel(const lyco_merge *merge,
+                              lyco_error **error);
 
 /// Says size and error before the heavy work, from a sample of the layers. `progress` may be NULL.
 lyco_status lyco_merge_forecast(const lyco_merge *merge,
@@ -482,6 +612,35 @@ lyco_status lyco_merge_run_to(const lyco_merge *merge,
 /// Frees the merge; its inputs and results live on where they have other owners. NULL is allowed.
 void lyco_merge_free(lyco_merge *merge);
 
+/// Deltas
+/// ======
+///
+/// Writes what one layer does to its weight, strength 1, to `buffer`: `rows` times `cols` numbers of `dtype` (a
+/// lyco_dtype: F64, F32, F16 or BF16), row-major. `byte_len` is the buffer's size and must be just that. What is in the
+/// buffer after a failure is not said.
+lyco_status lyco_adapter_delta(const lyco_adapter *adapter,
+                               size_t index,
+                               uint32_t dtype,
+                               uint8_t *buffer,
+                               uint64_t byte_len,
+                               lyco_error **error);
+
+/// Says how much one layer does, strength 1: the Frobenius norm of what lyco_adapter_delta() writes, found without
+/// making it.
+lyco_status lyco_adapter_delta_norm(const lyco_adapter *adapter,
+                                    size_t index,
+                                    double *norm,
+                                    lyco_error **error);
+
+/// Merges and hands over what is to be added to the model, layer by layer, in the dtype that the option "dtype" says:
+/// for a host that applies a merge and stores nothing. Nothing is fitted, so options about the stored form count for
+/// nothing. `progress` may be NULL; both callbacks get `user`.
+lyco_status lyco_merge_deltas(const lyco_merge *merge,
+                              lyco_delta_callback callback,
+                              lyco_progress_callback progress,
+                              void *user,
+                              lyco_error **error);
+
 /// Reports
 /// =======
 ///
@@ -491,6 +650,15 @@ double lyco_report_relative_error(const lyco_report *report);
 /// Everything as JSON: the recipe, the size, "error" and "norm_ratio" of the file, each layer's family, shape, rank,
 /// coefficients, error and stored tensors, and the warnings. NULL for NULL.
 const char *lyco_report_json(const lyco_report *report);
+
+/// How many layers were merged; they are counted from 0, in the order of their names. 0 for NULL.
+size_t lyco_report_layer_count(const lyco_report *report);
+
+/// Says how one layer was stored, and how exactly.
+lyco_status lyco_report_layer(const lyco_report *report,
+                              size_t index,
+                              lyco_layer_report *layer,
+                              lyco_error **error);
 
 /// Frees the report and its JSON. NULL is allowed.
 void lyco_report_free(lyco_report *report);

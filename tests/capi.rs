@@ -57,7 +57,7 @@ fn run(name: &str, link: &[&OsStr]) -> TempDir {
     let program = folder.path().join("program");
     let (compiler, standard) = compiler_of(name);
     let mut compile = Command::new(compiler);
-    compile.args([standard, "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+    compile.args([standard, "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]);
     compile.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("bindings/cpp"));
     compile.arg(root().join("tests/capi").join(name)).arg("-o").arg(&program).args(link);
     quietly(&mut compile);
@@ -72,7 +72,7 @@ fn run(name: &str, link: &[&OsStr]) -> TempDir {
 fn run_plain(name: &str) -> Option<TempDir> {
     let library = dynamic();
     let rpath = format!("-Wl,-rpath,{}", library.parent().unwrap().display());
-    is_there(compiler_of(name).0).then(|| run(name, &[library.as_ref(), rpath.as_ref()]))
+    is_there(compiler_of(name).0).then(|| run(name, &[library.as_ref(), rpath.as_ref(), "-lm".as_ref()]))
 }
 
 /// Runs it with the static library under the sanitizers, whose allocator watches Rust's memory, too.
@@ -116,6 +116,13 @@ fn tensors_are_lent_as_they_lie_in_the_file() {
 fn a_cpp_host_owns_what_it_is_given_and_catches_what_fails() {
     for scratch in [run_plain("host.cpp"), run_sanitized("host.cpp")].into_iter().flatten() {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn tensors_and_deltas_go_to_and_from_a_hosts_memory() {
+    for scratch in [run_plain("host_tensors.c"), run_sanitized("host_tensors.c")].into_iter().flatten() {
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 }
 

@@ -30,7 +30,7 @@ def code(header: str) -> str:
 def ctype(declaration: str, structs: set[str], callbacks: set[str], enums: set[str]) -> str:
     """The ctypes spelling of a type such as `const lyco_adapter *`."""
     stars = declaration.count("*")
-    name = declaration.replace("const", " ").replace("*", " ").split()[0]
+    name = re.sub(r"\bconst\b|\bstruct\b|\*", " ", declaration).split()[0]
     if name == "void":
         return "c_void_p" if stars else "None"
     if name == "char":
@@ -84,15 +84,15 @@ def generate(header: str) -> str:
         lines.append("")
         for value in re.findall(r"(LYCO_\w+) = (\d+)", body):
             lines.append("{} = {}".format(*value))
-    for result, name, body in callbacks:
-        spelled = [ctype(kind, *names) for kind, _ in arguments(body)]
-        lines += ["", f"{name} = CFUNCTYPE({', '.join([ctype(result, *names), *spelled])})"]
     for body, name in structs:
         lines += ["", "", f"class {name}(Structure):", "    _fields_ = ["]
         for declaration in filter(str.strip, body.split(";")):
             kind, field = split(declaration)
             lines.append(f'        ("{field}", {ctype(kind, *names)}),')
         lines.append("    ]")
+    for result, name, body in callbacks:
+        spelled = [ctype(kind, *names) for kind, _ in arguments(body)]
+        lines += ["", f"{name} = CFUNCTYPE({', '.join([ctype(result, *names), *spelled])})"]
     lines += ["", "", "def declare(library: CDLL) -> None:", '    """Gives every function its types."""']
     for result, name, body in functions:
         types = ", ".join(ctype(kind, *names) for kind, _ in arguments(body))

@@ -66,6 +66,22 @@ static ROWS: [&Row; 7] =
     [&lora::ROW, &loha::ROW, &lokr::ROW, &full::DIFF, &full::DIFF_BIAS, &full::NORM, &full::NORM_BIAS];
 
 impl Family {
+    /// Every family.
+    pub const ALL: [Self; 5] = [Self::Lora, Self::Loha, Self::Lokr, Self::Full, Self::Norm];
+
+    /// What it stores, in one line.
+    pub fn help(self) -> &'static str {
+        match self {
+            Self::Lora => {
+                "Low-rank factors up and down, with a core for Tucker convolutions: LoRA, LoCon, DyLoRA, rs-LoRA"
+            }
+            Self::Loha => "The entrywise product of two low-rank products",
+            Self::Lokr => "The Kronecker product of w1 and w2, each whole or low-rank",
+            Self::Full => "The difference of a weight or bias itself",
+            Self::Norm => "The difference of a norm layer's weight or bias",
+        }
+    }
+
     /// The name that users know: `LoRA`, `LoHa`, `LoKr`, `Full`, `Norm`.
     pub fn name(self) -> &'static str {
         match self {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
+use std::mem::offset_of;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::{ptr, slice};
 
 use super::error::{lyco_error, lyco_status};
@@ -13,6 +14,7 @@ use super::log::{self, lyco_log_level};
 use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::{Adapter, Layer, LayerId, Param};
+use crate::survey::Survey;
 use crate::tensor::TensorView;
 
 /// An opened adapter: a file, or the result of a merge.
@@ -26,6 +28,8 @@ pub struct lyco_adapter {
     layers: Vec<Row>,
     tensors: Vec<TensorName>,
     metadata: BTreeMap<String, CString>,
+    /// Made when it is first asked for.
+    survey: OnceLock<CString>,
 }
 
 /// A layer as C reads it.
@@ -62,6 +66,7 @@ struct Numbers {
     cols: u64,
     rank: u64,
     scale: f64,
+    stored_count: u64,
 }
 
 impl Handle for lyco_adapter {
@@ -76,6 +81,15 @@ pub enum lyco_param {
     WEIGHT = 0,
     /// The layer's bias.
     BIAS = 1,
+}
+
+impl From<Param> for lyco_param {
+    fn from(param: Param) -> Self {
+        match param {
+            Param::Weight => Self::WEIGHT,
+            Param::Bias => Self::BIAS,
+        }
+    }
 }
 
 /// How an adapter is opened: `lyco_open_options options = {sizeof options};` is the default, then set what is to differ.
@@ -111,10 +125,14 @@ pub struct lyco_layer_info {
     pub rank: u64,
     /// alpha / rank, or 1 where the family has none.
     pub scale: f64,
+    /// How many numbers its tensors have together.
+    pub stored_count: u64,
 }
 
 // SAFETY: two u32, then pointers and 64-bit numbers, all of which may be zero.
-unsafe impl Sized32 for lyco_layer_info {}
+unsafe impl Sized32 for lyco_layer_info {
+    const FIRST: usize = offset_of!(Self, stored_count);
+}
 
 impl lyco_adapter {
     /// An opened adapter for C; what it warns of goes to the log.
@@ -127,12 +145,23 @@ impl lyco_adapter {
             layers: adapter.layers().iter().map(|(id, layer)| Row::of(id, layer)).collect(),
             tensors: adapter.file().names().map(TensorName::of).collect(),
             metadata: adapter.metadata().iter().map(|(key, value)| (key.clone(), text::own(value))).collect(),
+            survey: OnceLock::new(),
             adapter: Arc::new(adapter),
         }
     }
 
     pub(super) fn shared(&self) -> Arc<Adapter> {
         Arc::clone(&self.adapter)
+    }
+
+    /// The layer `index`, in the order of the names.
+    pub(super) fn layer(&self, index: usize) -> Result<(&LayerId, &Layer), lyco_error> {
+        self.adapter.layers().iter().nth(index).ok_or_else(|| self.no_layer(index))
+    }
+
+    fn no_layer(&self, index: usize) -> lyco_error {
+        let count = self.layers.len();
+        lyco_error::bad_argument(&format!("there is no layer {index}; the adapter has {count}"))
     }
 
     /// Sorted by name.
@@ -152,19 +181,33 @@ impl lyco_adapter {
 
 impl Row {
     fn of(id: &LayerId, layer: &Layer) -> Self {
-        let param = match id.param {
-            Param::Weight => lyco_param::WEIGHT,
-            Param::Bias => lyco_param::BIAS,
-        };
+        let param = id.param.into();
         let (rows, cols) = (layer.shape.rows as u64, layer.shape.cols as u64);
-        let info = Numbers { param, rows, cols, rank: layer.rank.unwrap_or(0) as u64, scale: layer.scale };
+        let info = Numbers {
+            param,
+            rows,
+            cols,
+            rank: layer.rank.unwrap_or(0) as u64,
+            scale: layer.scale,
+            stored_count: layer.numbers as u64,
+        };
         Self { name: text::own(&id.module), family: text::own(layer.family.name()), info }
     }
 
     fn lend(&self) -> lyco_layer_info {
-        let Numbers { param, rows, cols, rank, scale } = self.info;
+        let Numbers { param, rows, cols, rank, scale, stored_count } = self.info;
         let (name, family) = (self.name.as_ptr(), self.family.as_ptr());
-        lyco_layer_info { struct_size: 0, param: param as u32, name, family, rows, cols, rank, scale }
+        lyco_layer_info {
+            struct_size: 0,
+            param: param as u32,
+            name,
+            family,
+            rows,
+            cols,
+            rank,
+            scale,
+            stored_count,
+        }
     }
 }
 
@@ -172,7 +215,7 @@ impl Row {
 ///
 /// # Safety
 /// `options` is NULL, or points to as many bytes as its first field says.
-unsafe fn skips_unknown(options: *const lyco_open_options) -> Result<bool, lyco_error> {
+pub(super) unsafe fn skips_unknown(options: *const lyco_open_options) -> Result<bool, lyco_error> {
     if options.is_null() {
         return Ok(false);
     }
@@ -182,6 +225,16 @@ unsafe fn skips_unknown(options: *const lyco_open_options) -> Result<bool, lyco_
         1 => Ok(true),
         other => Err(lyco_error::bad_argument(&format!("skip_unknown is {other}; it is 0 or 1"))),
     }
+}
+
+/// The adapter that a file's bytes are.
+pub(super) fn open_bytes(name: &str, bytes: Vec<u8>, skip_unknown: bool) -> Result<lyco_adapter, lyco_error> {
+    let opened = if skip_unknown {
+        Adapter::from_bytes_skipping_unknown(name, bytes)
+    } else {
+        Adapter::from_bytes(name, bytes)
+    };
+    Ok(lyco_adapter::new(opened?))
 }
 
 /// Adapters
@@ -228,12 +281,7 @@ pub unsafe extern "C" fn lyco_adapter_from_memory(
         }
         let place = handle::output(adapter, "adapter")?;
         let bytes = slice::from_raw_parts(bytes, size).to_vec();
-        let opened = if skip {
-            Adapter::from_bytes_skipping_unknown(name, bytes)
-        } else {
-            Adapter::from_bytes(name, bytes)
-        };
-        place.write(handle::give(lyco_adapter::new(opened?)));
+        place.write(handle::give(open_bytes(name, bytes, skip)?));
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.
@@ -286,12 +334,9 @@ pub unsafe extern "C" fn lyco_adapter_layer_info(
 ) -> lyco_status {
     // SAFETY: the header asks for NULL or what the types say.
     let describe = || unsafe {
-        let layers = &handle::borrow(adapter, "adapter")?.layers;
+        let adapter = handle::borrow(adapter, "adapter")?;
         let place = sized::place(info, "info")?;
-        let layer = layers.get(index).ok_or_else(|| {
-            lyco_error::bad_argument(&format!("there is no layer {index}; the adapter has {}", layers.len()))
-        })?;
-        place.write(&layer.lend());
+        place.write(&adapter.layers.get(index).ok_or_else(|| adapter.no_layer(index))?.lend());
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.
@@ -315,6 +360,33 @@ pub unsafe extern "C" fn lyco_adapter_metadata(
     };
     // SAFETY: the header asks for NULL or space for a pointer.
     unsafe { fallible(error, look_up) }
+}
+
+/// Says what the adapter is, as `lycomerge inspect --json` does of a file: families, ranks, dtype, the metadata that
+/// tell where it comes from, how much it does in all and by block of the model, and what is odd about it. The first call
+/// reads the whole file; the JSON lives as long as the adapter.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_survey(
+    adapter: *const lyco_adapter,
+    json: *mut *const c_char,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let survey = || unsafe {
+        let adapter = handle::borrow(adapter, "adapter")?;
+        let place = handle::output(json, "json")?;
+        let survey = match adapter.survey.get() {
+            Some(known) => known,
+            None => {
+                let found = text::own(&Survey::of(&adapter.adapter)?.to_json());
+                adapter.survey.get_or_init(|| found)
+            }
+        };
+        place.write(survey.as_ptr());
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, survey) }
 }
 
 /// Writes the adapter to a file, which appears under its name only when it is whole: a PyTorch file if the name ends

@@ -1,4 +1,4 @@
-//! The tables of strategies and options, for hosts that build a form from them.
+//! The tables of families, strategies and options, for hosts that build a form from them.
 
 use std::ffi::{CString, c_char};
 use std::ptr;
@@ -6,12 +6,19 @@ use std::sync::LazyLock;
 
 use super::guard::infallible;
 use super::text;
+use crate::adapter::Family;
 use crate::merge::{options, strategy};
 
 /// A strategy's row, as C reads it.
 struct Strategy {
     name: CString,
     title: CString,
+    help: CString,
+}
+
+/// A family of adapters, as C reads it.
+struct Kind {
+    name: CString,
     help: CString,
 }
 
@@ -32,6 +39,11 @@ static STRATEGIES: LazyLock<Vec<Strategy>> = LazyLock::new(|| {
     strategy::ALL.iter().map(own).collect()
 });
 
+static FAMILIES: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+    let own = |family: Family| Kind { name: text::own(family.name()), help: text::own(family.help()) };
+    Family::ALL.map(own).into()
+});
+
 static OPTIONS: LazyLock<Vec<Choice>> = LazyLock::new(|| {
     let own = |row: &options::Row| Choice {
         name: text::own(row.name),
@@ -46,12 +58,16 @@ fn of_strategy(index: usize, part: fn(&Strategy) -> &CString) -> *const c_char {
     infallible(ptr::null(), || text::lend(STRATEGIES.get(index).map(|row| part(row).as_c_str())))
 }
 
+fn of_family(index: usize, part: fn(&Kind) -> &CString) -> *const c_char {
+    infallible(ptr::null(), || text::lend(FAMILIES.get(index).map(|row| part(row).as_c_str())))
+}
+
 fn of_option(index: usize, part: fn(&Choice) -> Option<&CString>) -> *const c_char {
     infallible(ptr::null(), || text::lend(OPTIONS.get(index).and_then(part).map(CString::as_c_str)))
 }
 
-/// Strategies and options
-/// ======================
+/// Strategies, families and options
+/// ================================
 ///
 /// How many strategies there are; they are counted from 0. What lyco_strategy_ and lyco_option_ return is valid as
 /// long as the program runs, and NULL where the index is out of range.
@@ -76,6 +92,25 @@ pub extern "C" fn lyco_strategy_title(index: usize) -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn lyco_strategy_help(index: usize) -> *const c_char {
     of_strategy(index, |row| &row.help)
+}
+
+/// How many families of adapters are merged; they are counted from 0. What lyco_family_ returns is valid as long as the
+/// program runs, and NULL where the index is out of range.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_family_count() -> usize {
+    infallible(0, || FAMILIES.len())
+}
+
+/// What lyco_layer_info has as the family, such as "LoKr".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_family_name(index: usize) -> *const c_char {
+    of_family(index, |row| &row.name)
+}
+
+/// What it stores, in one line.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_family_help(index: usize) -> *const c_char {
+    of_family(index, |row| &row.help)
 }
 
 /// How many options a merge has; they are counted from 0.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::adapter::lyco_adapter;
@@ -15,7 +16,7 @@ use super::report::lyco_report;
 use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::Adapter;
-use crate::merge::{Merge, Progress};
+use crate::merge::{Merge, Progress, recipe};
 use crate::report::Report;
 
 /// Adapters with weights, and how to merge them.
@@ -23,8 +24,11 @@ use crate::report::Report;
 /// Any number of threads may use it at once; only freeing it must be left to the last. A run works on the inputs and
 /// options as they are when it begins, and changes nothing, so one merge can be run several times, and changed for
 /// the next run while one goes on.
+#[derive(Default)]
 pub struct lyco_merge {
     merge: Mutex<Merge>,
+    /// How often runs were asked to stop.
+    stops: AtomicU64,
 }
 
 impl Handle for lyco_merge {
@@ -62,18 +66,24 @@ impl lyco_merge {
     }
 
     /// The merge as it is now. A run takes this, so that no lock is held while a callback runs.
-    fn snapshot(&self) -> Merge {
+    pub(super) fn snapshot(&self) -> Merge {
         self.lock().clone()
     }
-}
 
-/// The callback as the engine calls it.
-fn watch(progress: lyco_progress_callback, user: *mut c_void) -> impl FnMut(Progress) -> bool {
-    move |at| {
-        let Some(progress) = progress else { return true };
-        let stage = text::own(at.stage);
-        // SAFETY: the host gave the callback for this, with this `user`, and it is called on the host's thread.
-        unsafe { progress(user, stage.as_ptr(), at.done, at.total) == 0 }
+    /// The callback as the engine calls it, which also hears of lyco_merge_cancel() from now on.
+    pub(super) fn watch(
+        &self,
+        progress: lyco_progress_callback,
+        user: *mut c_void,
+    ) -> impl FnMut(Progress) -> bool {
+        let before = self.stops.load(Ordering::Relaxed);
+        move |at| {
+            let goes_on = self.stops.load(Ordering::Relaxed) == before;
+            let Some(progress) = progress.filter(|_| goes_on) else { return goes_on };
+            let stage = text::own(at.stage);
+            // SAFETY: the host gave the callback for this, with this `user`, and it is called on the host's thread.
+            unsafe { progress(user, stage.as_ptr(), at.done, at.total) == 0 }
+        }
     }
 }
 
@@ -101,7 +111,7 @@ fn logged<T>(
 /// A merge without inputs, with the default options.
 #[unsafe(no_mangle)]
 pub extern "C" fn lyco_merge_new() -> *mut lyco_merge {
-    infallible(ptr::null_mut(), || handle::give(lyco_merge { merge: Mutex::new(Merge::new()) }))
+    infallible(ptr::null_mut(), || handle::give(lyco_merge::default()))
 }
 
 /// Adds an input with its weight, which may be any finite number. The merge becomes an owner of the adapter, so you
@@ -143,6 +153,42 @@ pub unsafe extern "C" fn lyco_merge_set(
     unsafe { fallible(error, set) }
 }
 
+/// Sets the options as a recipe has them: of a report, or of a merged file's metadata (key "lycomerge_recipe"). Both the
+/// recipe and a report with one are taken as JSON. Inputs and their weights are yours to add: with those of the recipe,
+/// in its order, a run makes the same bytes again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_merge_set_recipe(
+    merge: *mut lyco_merge,
+    json: *const c_char,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let set = || unsafe {
+        let merge = handle::borrow(merge, "merge")?;
+        let options = recipe::options(text::borrow(json, "json")?)?;
+        merge.lock().options = options;
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, set) }
+}
+
+/// Stops the runs, forecasts and deltas of this merge that go on in other threads, within a tenth of a second or at the
+/// end of the layers in work; they return LYCO_STATUS_CANCELLED. Later ones are not stopped.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_merge_cancel(
+    merge: *const lyco_merge,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or a merge that is not freed.
+    let cancel = || unsafe {
+        handle::borrow(merge, "merge")?.stops.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, cancel) }
+}
+
 /// Says size and error before the heavy work, from a sample of the layers. `progress` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_merge_forecast(
@@ -154,9 +200,9 @@ pub unsafe extern "C" fn lyco_merge_forecast(
 ) -> lyco_status {
     // SAFETY: the header asks for NULL or what the types say.
     let foresee = || unsafe {
-        let merge = handle::borrow(merge, "merge")?.snapshot();
+        let merge = handle::borrow(merge, "merge")?;
         let place = sized::place(forecast, "forecast")?;
-        let found = merge.forecast(&mut watch(progress, user))?;
+        let found = merge.snapshot().forecast(&mut merge.watch(progress, user))?;
         place.write(&lyco_forecast {
             struct_size: 0,
             huge: found.is_huge().into(),
@@ -182,10 +228,11 @@ pub unsafe extern "C" fn lyco_merge_run(
 ) -> lyco_status {
     // SAFETY: the header asks for NULL or what the types say.
     let run = || unsafe {
-        let merge = handle::borrow(merge, "merge")?.snapshot();
+        let given = handle::borrow(merge, "merge")?;
+        let merge = given.snapshot();
         let place = handle::output(result, "result")?;
         let report_place = handle::wanted_output(report, "report")?;
-        let work = || merge.run_in_memory(&mut watch(progress, user));
+        let work = || merge.run_in_memory(&mut given.watch(progress, user));
         let (bytes, done) = logged(&merge, work, |(_, report)| report)?;
         let merged = lyco_adapter::new(Adapter::from_bytes("merged", bytes)?);
         place.write(handle::give(merged));
@@ -213,10 +260,11 @@ pub unsafe extern "C" fn lyco_merge_run_to(
 ) -> lyco_status {
     // SAFETY: the header asks for NULL or what the types say.
     let run = || unsafe {
-        let merge = handle::borrow(merge, "merge")?.snapshot();
+        let given = handle::borrow(merge, "merge")?;
+        let merge = given.snapshot();
         let path = Path::new(text::borrow(path, "path")?);
         let report_place = handle::wanted_output(report, "report")?;
-        let work = || merge.run_to(path, &mut watch(progress, user));
+        let work = || merge.run_to(path, &mut given.watch(progress, user));
         let done = logged(&merge, work, |report| report)?;
         if let Some(place) = report_place {
             place.write(handle::give(lyco_report::from(&done)));

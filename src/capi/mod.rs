@@ -29,6 +29,12 @@ pub mod adapter;
 
 pub mod tensor;
 
+pub mod dlpack;
+
+pub mod builder;
+
 pub mod merge;
+
+pub mod delta;
 
 pub mod report;

@@ -46,26 +46,30 @@ pub enum lyco_dtype {
     BOOL = 24,
 }
 
-impl From<Dtype> for lyco_dtype {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F64 => Self::F64,
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::BF16 => Self::BF16,
-            Dtype::F8E4M3 => Self::F8_E4M3,
-            Dtype::F8E5M2 => Self::F8_E5M2,
-            Dtype::I64 => Self::I64,
-            Dtype::I32 => Self::I32,
-            Dtype::I16 => Self::I16,
-            Dtype::I8 => Self::I8,
-            Dtype::U64 => Self::U64,
-            Dtype::U32 => Self::U32,
-            Dtype::U16 => Self::U16,
-            Dtype::U8 => Self::U8,
-            Dtype::Bool => Self::BOOL,
-        }
-    }
+/// Every dtype with its number for C.
+const DTYPES: [(Dtype, lyco_dtype); 15] = [
+    (Dtype::F64, lyco_dtype::F64),
+    (Dtype::F32, lyco_dtype::F32),
+    (Dtype::F16, lyco_dtype::F16),
+    (Dtype::BF16, lyco_dtype::BF16),
+    (Dtype::F8E4M3, lyco_dtype::F8_E4M3),
+    (Dtype::F8E5M2, lyco_dtype::F8_E5M2),
+    (Dtype::I64, lyco_dtype::I64),
+    (Dtype::I32, lyco_dtype::I32),
+    (Dtype::I16, lyco_dtype::I16),
+    (Dtype::I8, lyco_dtype::I8),
+    (Dtype::U64, lyco_dtype::U64),
+    (Dtype::U32, lyco_dtype::U32),
+    (Dtype::U16, lyco_dtype::U16),
+    (Dtype::U8, lyco_dtype::U8),
+    (Dtype::Bool, lyco_dtype::BOOL),
+];
+
+/// The dtype that C calls `number`.
+pub(super) fn dtype_of(number: u32) -> Result<Dtype, lyco_error> {
+    let row = DTYPES.iter().find(|(_, known)| *known as u32 == number);
+    row.map(|(dtype, _)| *dtype)
+        .ok_or_else(|| lyco_error::bad_argument(&format!("{number} is no dtype; use one of lyco_dtype")))
 }
 
 /// A tensor that an adapter lends: row-major, without gaps, read-only. Set struct_size before asking for it. All that
@@ -93,16 +97,27 @@ pub struct lyco_tensor_view {
 // SAFETY: two u32, then pointers and 64-bit numbers, all of which may be zero.
 unsafe impl Sized32 for lyco_tensor_view {}
 
-fn lend(name: &CStr, view: TensorView<'_>) -> lyco_tensor_view {
+/// A view for C of what lives elsewhere.
+pub(super) fn lend(name: &CStr, view: TensorView<'_>) -> lyco_tensor_view {
+    let dtype = DTYPES.iter().find(|(dtype, _)| *dtype == view.dtype).map_or(0, |(_, number)| *number as u32);
     lyco_tensor_view {
         struct_size: 0,
-        dtype: lyco_dtype::from(view.dtype) as u32,
+        dtype,
         name: name.as_ptr(),
         data: view.data.as_ptr(),
         byte_len: view.data.len() as u64,
         shape: view.shape.as_ptr(),
         dim_count: view.shape.len() as u64,
     }
+}
+
+/// The tensor `index` and its name.
+pub(super) fn named(adapter: &lyco_adapter, index: usize) -> Result<(&CStr, TensorView<'_>), lyco_error> {
+    let name = adapter.tensors().get(index);
+    name.and_then(|name| Some((name.text(), adapter.tensor(name.key())?))).ok_or_else(|| {
+        let count = adapter.tensors().len();
+        lyco_error::bad_argument(&format!("there is no tensor {index}; the adapter has {count}"))
+    })
 }
 
 /// Tensors
@@ -127,12 +142,8 @@ pub unsafe extern "C" fn lyco_adapter_tensor(
     let look_up = || unsafe {
         let adapter = handle::borrow(adapter, "adapter")?;
         let place = sized::place(view, "view")?;
-        let found = adapter.tensors().get(index).and_then(|name| Some((name, adapter.tensor(name.key())?)));
-        let (name, found) = found.ok_or_else(|| {
-            let count = adapter.tensors().len();
-            lyco_error::bad_argument(&format!("there is no tensor {index}; the adapter has {count}"))
-        })?;
-        place.write(&lend(name.text(), found));
+        let (name, found) = named(adapter, index)?;
+        place.write(&lend(name, found));
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.

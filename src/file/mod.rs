@@ -24,7 +24,7 @@ pub use output::{FileKind, Finished, Writer};
 const MAX_HEADER: u64 = 100_000_000;
 
 /// The key of a safetensors header that is not a tensor's name.
-const METADATA_KEY: &str = "__metadata__";
+pub(crate) const METADATA_KEY: &str = "__metadata__";
 
 /// `bytes` as people say it: `1.5 GiB`.
 pub fn human_size(bytes: u64) -> String {

@@ -4,6 +4,7 @@
 //! weighs their deltas, the fit makes one stored term of the sum, the certificate compares what is stored with
 //! what should be, and the writer streams it out. [`Merge::forecast`] says size and error beforehand.
 
+mod deltas;
 mod engine;
 mod factor;
 mod forecast;
@@ -28,6 +29,7 @@ use crate::fit::{Bound, FitOptions, Fitter, Format, Inherited, Purpose, budget};
 use crate::report::{LayerReport, Report, TensorReport};
 use crate::tensor::{Dtype, Real, encode};
 
+pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
 pub use options::{Options, Quality, Space};
 

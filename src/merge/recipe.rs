@@ -4,9 +4,11 @@
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::options::{Options, Quality, Space};
 use super::{Input, strategy};
+use crate::error::{Error, Result};
 
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
@@ -68,6 +70,66 @@ impl Recipe {
             format: options.format.name(),
             dtype: options.dtype.to_string(),
             options: set.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        }
+    }
+}
+
+/// The options of a recipe in JSON: the recipe itself, or a report that has it.
+///
+/// # Errors
+/// JSON that is neither, and options that this version doesn't know.
+pub fn options(json: &str) -> Result<Options> {
+    let not_one = |why: &str| Error::option(format!("this is no recipe of lycomerge: {why}"));
+    let given: Value = serde_json::from_str(json).map_err(|error| not_one(&error.to_string()))?;
+    let recipe = given.get("recipe").unwrap_or(&given);
+    let mut options = Options::default();
+    for name in ["strategy", "space", "format", "dtype"] {
+        let value = recipe.get(name).and_then(Value::as_str);
+        options.set(name, value.ok_or_else(|| not_one(&format!("it has no '{name}'")))?)?;
+    }
+    let others =
+        recipe.get("options").and_then(Value::as_object).ok_or_else(|| not_one("it has no 'options'"))?;
+    for (name, value) in others {
+        let value = value.as_str().ok_or_else(|| not_one(&format!("the option '{name}' is no text")))?;
+        options.set(name, value)?;
+    }
+    options.check()?;
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_gives_its_options_back() {
+        let mut asked = Options::default();
+        let set =
+            [("strategy", "min_max_norm"), ("norm-threshold", "0.1"), ("format", "lora"), ("rank", "8")];
+        for (name, value) in set.into_iter().chain([("match-norm", "true"), ("dtype", "bfloat16")]) {
+            asked.set(name, value).unwrap();
+        }
+        let recipe = Recipe::of(&[], &asked, &AtomicBool::new(false));
+        let json = serde_json::to_string(&recipe).unwrap();
+        for json in [json.clone(), format!("{{\"recipe\": {json}}}")] {
+            let found = options(&json).unwrap();
+            assert_eq!(format!("{found:?}"), format!("{asked:?}"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_recipe_is_refused_with_the_reason() {
+        for (json, why) in [
+            ("{", "EOF"),
+            ("[]", "no 'strategy'"),
+            (r#"{"strategy": "magic", "space": "delta", "format": "auto", "dtype": "float16"}"#, "magic"),
+            (
+                r#"{"strategy": "weighted_sum", "space": "delta", "format": "auto", "dtype": "float16"}"#,
+                "no 'options'",
+            ),
+        ] {
+            let error = options(json).unwrap_err();
+            assert!(error.message().contains(why), "{error}");
         }
     }
 }

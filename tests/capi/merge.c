@@ -1,5 +1,7 @@
 /* Two real adapters are merged, in memory and into a file, and what comes out is what the report says. */
 
+#include <math.h>
+
 #include "check.h"
 
 struct heard {
@@ -62,7 +64,9 @@ int main(int argc, char **argv) {
         CHECK(lyco_strategy_name(i) && lyco_strategy_title(i) && lyco_strategy_help(i));
     for (size_t i = 0; i < lyco_option_count(); i++)
         CHECK(lyco_option_name(i) && lyco_option_default(i) && lyco_option_help(i));
-    CHECK(lyco_strategy_count() > 0 && lyco_option_count() > 0);
+    for (size_t i = 0; i < lyco_family_count(); i++)
+        CHECK(lyco_family_name(i) && lyco_family_help(i));
+    CHECK(lyco_strategy_count() > 0 && lyco_family_count() > 0 && lyco_option_count() > 0);
     CHECK(strcmp(lyco_option_name(0), "strategy") == 0 && strcmp(lyco_option_value(0), "NAME") == 0);
 
     int messages = 0;
@@ -85,6 +89,15 @@ int main(int argc, char **argv) {
     CHECK(strcmp(value, "lycoris.kohya") == 0);
     MUST(lyco_adapter_metadata(lokr, "no such key", &value, &error));
     CHECK(value == NULL);
+    const char *survey = NULL, *again = NULL;
+    MUST(lyco_adapter_survey(lokr, &survey, &error));
+    MUST(lyco_adapter_survey(lokr, &again, &error));
+    CHECK(survey == again && strstr(survey, "\"kind\": \"LoKr\"") && strstr(survey, "\"blocks\""));
+
+    /* A program of yesterday, whose struct was smaller, gets what it knows and nothing past it. */
+    lyco_layer_info old = {.struct_size = offsetof(lyco_layer_info, stored_count), .stored_count = 7};
+    MUST(lyco_adapter_layer_info(lokr, 0, &old, &error));
+    CHECK(old.rows == info.rows && old.stored_count == 7 && info.stored_count > 0);
 
     lyco_merge *merge = lyco_merge_new();
     MUST(lyco_merge_add(merge, lokr, 0.6, &error));
@@ -109,6 +122,20 @@ int main(int argc, char **argv) {
     CHECK(strstr(lyco_report_json(report), "\"italic.loha\"") == NULL);
     CHECK(strstr(lyco_report_json(report), "\"copied\""));
 
+    CHECK(lyco_report_layer_count(report) == 97);
+    double squares = 0, wrong = 0;
+    for (size_t i = 0; i < 97; i++) {
+        lyco_layer_report layer = {.struct_size = sizeof layer};
+        MUST(lyco_report_layer(report, i, &layer, &error));
+        MUST(lyco_adapter_layer_info(merged, i, &info, &error));
+        CHECK(strcmp(layer.name, info.name) == 0 && strcmp(layer.family, info.family) == 0 && layer.param == info.param);
+        CHECK(layer.rank == info.rank && layer.norm > 0);
+        CHECK(layer.direction_error <= layer.relative_error * (1 + 1e-6));
+        squares += layer.norm * layer.norm;
+        wrong += layer.norm * layer.norm * layer.relative_error * layer.relative_error;
+    }
+    CHECK(fabs(sqrt(wrong / squares) / lyco_report_relative_error(report) - 1) < 1e-6);
+
     const char *saved = in(scratch, "saved.safetensors");
     MUST(lyco_adapter_save(merged, saved, &error));
     lyco_adapter *reopened = NULL;
@@ -127,6 +154,21 @@ int main(int argc, char **argv) {
     lyco_adapter *run = NULL;
     MUST(lyco_adapter_open(path, NULL, &run, &error));
     same_layers(run, merged);
+
+    /* The recipe of the file, after other options, is the same merge again. */
+    MUST(lyco_merge_set(merge, "dtype", "bfloat16", &error));
+    MUST(lyco_merge_set(merge, "strategy", "min_max_norm", &error));
+    MUST(lyco_adapter_metadata(run, "lycomerge_recipe", &value, &error));
+    MUST(lyco_merge_set_recipe(merge, value, &error));
+    lyco_adapter *repeated = NULL;
+    MUST(lyco_merge_run(merge, NULL, NULL, &repeated, NULL, &error));
+    const uint8_t *x = NULL, *y = NULL;
+    size_t x_size = 0, y_size = 0;
+    MUST(lyco_adapter_bytes(repeated, &x, &x_size, &error));
+    MUST(lyco_adapter_bytes(merged, &y, &y_size, &error));
+    CHECK(x_size == y_size && memcmp(x, y, x_size) == 0);
+    MUST(lyco_merge_set_recipe(merge, lyco_report_json(report), &error));
+    lyco_adapter_free(repeated);
 
     MUST(lyco_set_log(NULL, NULL, LYCO_LOG_LEVEL_INFO, &error));
     lyco_adapter_free(run);

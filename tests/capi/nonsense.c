@@ -20,11 +20,12 @@ static void accessors(void) {
     CHECK(!lyco_error_message(NULL) && !lyco_error_file(NULL) && !lyco_error_layer(NULL));
     lyco_error_free(NULL);
 
-    const size_t none[] = {NOBODY, lyco_strategy_count() + lyco_option_count()};
+    const size_t none[] = {NOBODY, lyco_strategy_count() + lyco_option_count() + lyco_family_count()};
     for (size_t i = 0; i < 2; i++) {
         CHECK(!lyco_strategy_name(none[i]) && !lyco_strategy_title(none[i]) && !lyco_strategy_help(none[i]));
         CHECK(!lyco_option_name(none[i]) && !lyco_option_value(none[i]));
         CHECK(!lyco_option_default(none[i]) && !lyco_option_help(none[i]));
+        CHECK(!lyco_family_name(none[i]) && !lyco_family_help(none[i]));
     }
 
     CHECK(!lyco_adapter_kind(NULL) && !lyco_adapter_retain(NULL));
@@ -32,7 +33,9 @@ static void accessors(void) {
     CHECK(lyco_adapter_tensor_count(NULL) == 0);
     lyco_adapter_free(NULL);
     lyco_merge_free(NULL);
+    lyco_builder_free(NULL);
     CHECK(isnan(lyco_report_relative_error(NULL)) && !lyco_report_json(NULL));
+    CHECK(lyco_report_layer_count(NULL) == 0);
     lyco_report_free(NULL);
 }
 
@@ -140,12 +143,40 @@ static void reading(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_bytes(adapter, &bytes, NULL, &error));
     CHECK(bytes == UNTOUCHED && index == 99);
 
+    struct DLManagedTensorVersioned *tensor = UNTOUCHED;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_tensor_dlpack(NULL, 0, &tensor, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_tensor_dlpack(adapter, 0, NULL, &error));
+    for (size_t i = 0; i < 2; i++)
+        FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_tensor_dlpack(adapter, none[i], &tensor, &error));
+    CHECK(tensor == UNTOUCHED);
+
+    double number = 99;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_delta(NULL, 0, LYCO_DTYPE_F64, (uint8_t *)&number, 8, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_delta(adapter, 0, LYCO_DTYPE_F64, NULL, 8, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_delta(adapter, 0, 0, (uint8_t *)&number, 8, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_delta(adapter, 0, LYCO_DTYPE_F64, (uint8_t *)&number, 8, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT,
+          lyco_adapter_delta(adapter, NOBODY, LYCO_DTYPE_F64, (uint8_t *)&number, 8, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_delta_norm(NULL, 0, &number, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_delta_norm(adapter, 0, NULL, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_adapter_delta_norm(adapter, NOBODY, &number, &error));
+    CHECK(number == 99);
+
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_survey(NULL, &value, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_survey(adapter, NULL, &error));
+    CHECK(value == UNTOUCHED);
+
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_save(NULL, in(scratch, "x"), &error));
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_save(adapter, NULL, &error));
     FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_save(adapter, BAD_UTF8, &error));
     FAILS(LYCO_STATUS_IO, lyco_adapter_save(adapter, "", &error));
     FAILS(LYCO_STATUS_IO, lyco_adapter_save(adapter, scratch, &error));
     FAILS(LYCO_STATUS_IO, lyco_adapter_save(adapter, in(scratch, "no such folder/x"), &error));
+}
+
+static int add_nothing(void *user, const lyco_layer_info *layer, const lyco_tensor_view *delta) {
+    (void)user, (void)layer, (void)delta;
+    return 0;
 }
 
 static void merging(const char *scratch, const lyco_adapter *adapter) {
@@ -165,6 +196,17 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_OPTION, lyco_merge_set(merge, "", "", &error));
     for (size_t i = 0; i < lyco_option_count(); i++)
         FAILS(LYCO_STATUS_OPTION, lyco_merge_set(merge, lyco_option_name(i), "\xe2\x98\x83", &error));
+
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set_recipe(NULL, "{}", &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set_recipe(merge, NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_set_recipe(merge, BAD_UTF8, &error));
+    const char *recipes[] = {"", "{}", "[1]", "{\"recipe\": 3}", "{\"strategy\": \"weighted_sum\"}"};
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
+        FAILS(LYCO_STATUS_OPTION, lyco_merge_set_recipe(merge, recipes[i], &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_cancel(NULL, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_deltas(NULL, add_nothing, NULL, NULL, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_deltas(merge, NULL, NULL, NULL, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_deltas(merge, add_nothing, NULL, NULL, &error));
 
     lyco_forecast forecast = {.struct_size = sizeof forecast};
     lyco_adapter *result = UNTOUCHED;
@@ -199,6 +241,73 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     lyco_merge_free(merge);
 }
 
+static void building(void) {
+    lyco_error *error = NULL;
+    lyco_builder *builder = lyco_builder_new();
+    const float numbers[4] = {0};
+    const size_t shape[] = {2, 2};
+    const lyco_tensor_view good = {.struct_size = sizeof good, .dtype = LYCO_DTYPE_F32, .name = "x.diff",
+                                   .data = (const uint8_t *)numbers, .byte_len = 16, .shape = shape, .dim_count = 2};
+    lyco_tensor_view bad = good;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_add(NULL, &good, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_add(builder, NULL, &error));
+    bad.name = NULL;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_add(builder, &bad, &error));
+    bad.name = BAD_UTF8;
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_builder_add(builder, &bad, &error));
+    bad.name = "__metadata__";
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_builder_add(builder, &bad, &error));
+    bad = good, bad.dtype = 0;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_builder_add(builder, &bad, &error));
+    bad = good, bad.byte_len = 15;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_builder_add(builder, &bad, &error));
+    bad = good, bad.dim_count = UINT64_MAX;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_builder_add(builder, &bad, &error));
+    bad = good, bad.shape = NULL;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_add(builder, &bad, &error));
+    bad = good, bad.data = NULL;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_add(builder, &bad, &error));
+    const size_t huge[] = {SIZE_MAX, SIZE_MAX};
+    bad = good, bad.shape = huge;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_builder_add(builder, &bad, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_add_dlpack(builder, "x", NULL, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_set_metadata(NULL, "a", "b", &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_set_metadata(builder, NULL, "b", &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_set_metadata(builder, "a", NULL, &error));
+
+    lyco_adapter *adapter = UNTOUCHED;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_finish(NULL, "x", NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_finish(builder, NULL, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_builder_finish(builder, "x", NULL, NULL, &error));
+    /* There is no layer yet. */
+    FAILS(LYCO_STATUS_FORMAT, lyco_builder_finish(builder, "x", NULL, &adapter, &error));
+    CHECK(adapter == UNTOUCHED);
+    MUST(lyco_builder_add(builder, &good, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_builder_add(builder, &good, &error));
+    MUST(lyco_builder_finish(builder, "x", NULL, &adapter, &error));
+    lyco_builder_free(builder);
+    lyco_adapter_free(adapter);
+}
+
+static void reporting(const lyco_adapter *adapter) {
+    lyco_error *error = NULL;
+    lyco_report *report = NULL;
+    lyco_adapter *result = NULL;
+    lyco_merge *merge = lyco_merge_new();
+    MUST(lyco_merge_add(merge, adapter, 1.0, &error));
+    MUST(lyco_merge_run(merge, NULL, NULL, &result, &report, &error));
+    lyco_layer_report layer = {.struct_size = sizeof layer, .rank = 99};
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_report_layer(NULL, 0, &layer, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_report_layer(report, 0, NULL, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_report_layer(report, lyco_report_layer_count(report), &layer, &error));
+    layer.struct_size = 4;
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_report_layer(report, 0, &layer, &error));
+    CHECK(layer.rank == 99 && !layer.name);
+    lyco_merge_free(merge);
+    lyco_adapter_free(result);
+    lyco_report_free(report);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 3);
     const char *adapters = argv[1], *scratch = argv[2];
@@ -213,6 +322,8 @@ int main(int argc, char **argv) {
     MUST(lyco_adapter_open(good, NULL, &adapter, &error));
     reading(scratch, adapter);
     merging(scratch, adapter);
+    building();
+    reporting(adapter);
     lyco_adapter_free(adapter);
     return 0;
 }

@@ -24,6 +24,7 @@ static const char *folder, *scratch;
 static lyco_adapter *adapters[SLOTS];
 static lyco_merge *merges[SLOTS];
 static lyco_report *reports[SLOTS];
+static lyco_builder *builders[SLOTS];
 
 static const char *path(void) {
     static const char *names[] = {"italic.lora.safetensors", "italic.loha.safetensors", "invert.lokr4.safetensors",
@@ -48,6 +49,18 @@ static double weight(void) {
 static int stop(void *user, const char *stage, size_t done, size_t total) {
     CHECK(stage && done <= total);
     return user && any(3) == 0;
+}
+
+/* The head of the struct in dlpack.h. */
+struct managed {
+    uint32_t version[2];
+    void *manager_ctx;
+    void (*deleter)(void *);
+};
+
+static int take(void *user, const lyco_layer_info *layer, const lyco_tensor_view *delta) {
+    CHECK(layer->rows * layer->cols > 0 && delta->byte_len > 0 && strcmp(layer->name, delta->name) == 0);
+    return user && any(8) == 0;
 }
 
 static void listen(void *user, lyco_log_level level, const char *message) {
@@ -106,7 +119,8 @@ static void step(void) {
     void *user = any(2) ? &error : NULL;
     lyco_progress_callback progress = any(2) ? stop : NULL;
     lyco_status status = LYCO_STATUS_OK;
-    switch (any(16)) {
+    lyco_builder **builder = &builders[any(SLOTS)];
+    switch (any(22)) {
     case 0: case 1: {
         lyco_open_options options = {.struct_size = any(8) ? sizeof options : 0, .skip_unknown = (uint32_t)any(3)};
         lyco_adapter_free(*adapter);
@@ -179,7 +193,59 @@ static void step(void) {
         lyco_report_free(*report);
         *report = NULL;
         break;
+    case 15:
+        lyco_builder_free(*builder);
+        *builder = any(8) ? lyco_builder_new() : NULL;
+        break;
+    case 16: case 17: {
+        /* A tensor of one adapter, sound or not, goes into another. */
+        lyco_tensor_view view = {.struct_size = sizeof view};
+        struct DLManagedTensorVersioned *tensor = NULL;
+        const size_t index = any(lyco_adapter_tensor_count(*adapter) + 1);
+        if (lyco_adapter_tensor(*adapter, index, &view, NULL) != LYCO_STATUS_OK)
+            break;
+        if (any(2)) {
+            if (any(4) == 0)
+                view.byte_len = any(view.byte_len + 1);
+            status = lyco_builder_add(*builder, &view, wanted);
+            break;
+        }
+        CHECK(lyco_adapter_tensor_dlpack(*adapter, index, &tensor, NULL) == LYCO_STATUS_OK && tensor);
+        status = lyco_builder_add_dlpack(*builder, any(4) ? view.name : word(), tensor, wanted);
+        if (status != LYCO_STATUS_OK)
+            ((struct managed *)(void *)tensor)->deleter(tensor);
+        break;
+    }
+    case 18: {
+        lyco_adapter *built = NULL;
+        status = lyco_builder_finish(*builder, word(), NULL, &built, wanted);
+        if (status == LYCO_STATUS_OK) {
+            lyco_adapter_free(*adapter);
+            *adapter = built;
+        }
+        break;
+    }
+    case 19: {
+        static uint8_t buffer[1 << 16];
+        double norm = -1;
+        const size_t index = any(lyco_adapter_layer_count(*adapter) + 1);
+        lyco_layer_info info = {.struct_size = sizeof info};
+        if (lyco_adapter_layer_info(*adapter, index, &info, NULL) != LYCO_STATUS_OK)
+            break;
+        CHECK(lyco_adapter_delta_norm(*adapter, index, &norm, NULL) != LYCO_STATUS_OK || norm >= 0);
+        const uint64_t size = info.rows * info.cols * 4;
+        if (size <= sizeof buffer)
+            status = lyco_adapter_delta(*adapter, index, LYCO_DTYPE_F32, buffer, any(2) ? size : any(size), wanted);
+        break;
+    }
+    case 20:
+        status = lyco_merge_deltas(*merge, any(8) ? take : NULL, progress, user, wanted);
+        break;
     default:
+        status = any(2) ? lyco_merge_set_recipe(*merge, any(2) ? lyco_report_json(*report) : word(), wanted)
+                        : lyco_merge_cancel(*merge, wanted);
+        settle(status, error, wanted != NULL);
+        error = NULL;
         status = lyco_set_log(any(2) ? listen : NULL, NULL, any(2) ? LYCO_LOG_LEVEL_INFO : (uint32_t)any(64), wanted);
     }
     settle(status, error, wanted != NULL);
@@ -200,6 +266,7 @@ int main(int argc, char **argv) {
         lyco_adapter_free(adapters[i]);
         lyco_merge_free(merges[i]);
         lyco_report_free(reports[i]);
+        lyco_builder_free(builders[i]);
     }
     CHECK(steps > 100);
     if (seed)

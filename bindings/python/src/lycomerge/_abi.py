@@ -52,10 +52,6 @@ LYCO_DTYPE_U16 = 22
 LYCO_DTYPE_U8 = 23
 LYCO_DTYPE_BOOL = 24
 
-lyco_log_callback = CFUNCTYPE(None, c_void_p, c_uint32, c_char_p)
-
-lyco_progress_callback = CFUNCTYPE(c_int, c_void_p, c_char_p, c_size_t, c_size_t)
-
 
 class lyco_open_options(Structure):
     _fields_ = [
@@ -74,6 +70,7 @@ class lyco_layer_info(Structure):
         ("cols", c_uint64),
         ("rank", c_uint64),
         ("scale", c_double),
+        ("stored_count", c_uint64),
     ]
 
 
@@ -97,6 +94,25 @@ class lyco_forecast(Structure):
         ("input_byte_len", c_uint64),
         ("relative_error", c_double),
     ]
+
+
+class lyco_layer_report(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("param", c_uint32),
+        ("name", c_char_p),
+        ("family", c_char_p),
+        ("rank", c_uint64),
+        ("norm", c_double),
+        ("relative_error", c_double),
+        ("direction_error", c_double),
+    ]
+
+lyco_log_callback = CFUNCTYPE(None, c_void_p, c_uint32, c_char_p)
+
+lyco_progress_callback = CFUNCTYPE(c_int, c_void_p, c_char_p, c_size_t, c_size_t)
+
+lyco_delta_callback = CFUNCTYPE(c_int, c_void_p, POINTER(lyco_layer_info), POINTER(lyco_tensor_view))
 
 
 def declare(library: CDLL) -> None:
@@ -127,6 +143,12 @@ def declare(library: CDLL) -> None:
     library.lyco_strategy_title.restype = c_char_p
     library.lyco_strategy_help.argtypes = [c_size_t]
     library.lyco_strategy_help.restype = c_char_p
+    library.lyco_family_count.argtypes = []
+    library.lyco_family_count.restype = c_size_t
+    library.lyco_family_name.argtypes = [c_size_t]
+    library.lyco_family_name.restype = c_char_p
+    library.lyco_family_help.argtypes = [c_size_t]
+    library.lyco_family_help.restype = c_char_p
     library.lyco_option_count.argtypes = []
     library.lyco_option_count.restype = c_size_t
     library.lyco_option_name.argtypes = [c_size_t]
@@ -155,6 +177,8 @@ def declare(library: CDLL) -> None:
     library.lyco_adapter_layer_info.restype = c_uint32
     library.lyco_adapter_metadata.argtypes = [c_void_p, c_char_p, POINTER(c_char_p), POINTER(c_void_p)]
     library.lyco_adapter_metadata.restype = c_uint32
+    library.lyco_adapter_survey.argtypes = [c_void_p, POINTER(c_char_p), POINTER(c_void_p)]
+    library.lyco_adapter_survey.restype = c_uint32
     library.lyco_adapter_save.argtypes = [c_void_p, c_char_p, POINTER(c_void_p)]
     library.lyco_adapter_save.restype = c_uint32
     library.lyco_adapter_tensor_count.argtypes = [c_void_p]
@@ -165,12 +189,30 @@ def declare(library: CDLL) -> None:
     library.lyco_adapter_find_tensor.restype = c_uint32
     library.lyco_adapter_bytes.argtypes = [c_void_p, POINTER(POINTER(c_uint8)), POINTER(c_size_t), POINTER(c_void_p)]
     library.lyco_adapter_bytes.restype = c_uint32
+    library.lyco_adapter_tensor_dlpack.argtypes = [c_void_p, c_size_t, POINTER(c_void_p), POINTER(c_void_p)]
+    library.lyco_adapter_tensor_dlpack.restype = c_uint32
+    library.lyco_builder_new.argtypes = []
+    library.lyco_builder_new.restype = c_void_p
+    library.lyco_builder_add.argtypes = [c_void_p, POINTER(lyco_tensor_view), POINTER(c_void_p)]
+    library.lyco_builder_add.restype = c_uint32
+    library.lyco_builder_add_dlpack.argtypes = [c_void_p, c_char_p, c_void_p, POINTER(c_void_p)]
+    library.lyco_builder_add_dlpack.restype = c_uint32
+    library.lyco_builder_set_metadata.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(c_void_p)]
+    library.lyco_builder_set_metadata.restype = c_uint32
+    library.lyco_builder_finish.argtypes = [c_void_p, c_char_p, POINTER(lyco_open_options), POINTER(c_void_p), POINTER(c_void_p)]
+    library.lyco_builder_finish.restype = c_uint32
+    library.lyco_builder_free.argtypes = [c_void_p]
+    library.lyco_builder_free.restype = None
     library.lyco_merge_new.argtypes = []
     library.lyco_merge_new.restype = c_void_p
     library.lyco_merge_add.argtypes = [c_void_p, c_void_p, c_double, POINTER(c_void_p)]
     library.lyco_merge_add.restype = c_uint32
     library.lyco_merge_set.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(c_void_p)]
     library.lyco_merge_set.restype = c_uint32
+    library.lyco_merge_set_recipe.argtypes = [c_void_p, c_char_p, POINTER(c_void_p)]
+    library.lyco_merge_set_recipe.restype = c_uint32
+    library.lyco_merge_cancel.argtypes = [c_void_p, POINTER(c_void_p)]
+    library.lyco_merge_cancel.restype = c_uint32
     library.lyco_merge_forecast.argtypes = [c_void_p, lyco_progress_callback, c_void_p, POINTER(lyco_forecast), POINTER(c_void_p)]
     library.lyco_merge_forecast.restype = c_uint32
     library.lyco_merge_run.argtypes = [c_void_p, lyco_progress_callback, c_void_p, POINTER(c_void_p), POINTER(c_void_p), POINTER(c_void_p)]
@@ -179,9 +221,19 @@ def declare(library: CDLL) -> None:
     library.lyco_merge_run_to.restype = c_uint32
     library.lyco_merge_free.argtypes = [c_void_p]
     library.lyco_merge_free.restype = None
+    library.lyco_adapter_delta.argtypes = [c_void_p, c_size_t, c_uint32, POINTER(c_uint8), c_uint64, POINTER(c_void_p)]
+    library.lyco_adapter_delta.restype = c_uint32
+    library.lyco_adapter_delta_norm.argtypes = [c_void_p, c_size_t, POINTER(c_double), POINTER(c_void_p)]
+    library.lyco_adapter_delta_norm.restype = c_uint32
+    library.lyco_merge_deltas.argtypes = [c_void_p, lyco_delta_callback, lyco_progress_callback, c_void_p, POINTER(c_void_p)]
+    library.lyco_merge_deltas.restype = c_uint32
     library.lyco_report_relative_error.argtypes = [c_void_p]
     library.lyco_report_relative_error.restype = c_double
     library.lyco_report_json.argtypes = [c_void_p]
     library.lyco_report_json.restype = c_char_p
+    library.lyco_report_layer_count.argtypes = [c_void_p]
+    library.lyco_report_layer_count.restype = c_size_t
+    library.lyco_report_layer.argtypes = [c_void_p, c_size_t, POINTER(lyco_layer_report), POINTER(c_void_p)]
+    library.lyco_report_layer.restype = c_uint32
     library.lyco_report_free.argtypes = [c_void_p]
     library.lyco_report_free.restype = None
