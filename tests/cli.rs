@@ -144,6 +144,7 @@ fn a_wrong_command_line_exits_with_2_and_writes_nothing() {
     ] {
         fails(&folder, &format!("{MERGE} {options}"), 2, &[says]);
     }
+    fails(&folder, "merge italic.safetensors -o -", 2, &["can't be written to stdout"]);
     for words in ["", "merge", "inspect"] {
         let ran = run(&folder, words);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{words}");

@@ -102,6 +102,9 @@ impl Job {
 
     /// Finds out before the work whether its results can be put where they are wanted.
     fn check_places(&self) -> Result<(), Failure> {
+        if self.output.as_os_str() == "-" {
+            return Err(Failure::usage("the output needs a file's name: it can't be written to stdout"));
+        }
         AtomicFile::create(&self.output)?;
         let is_usual =
             self.output.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"));

@@ -162,12 +162,17 @@ fn working_set(site: &Site<'_>) -> u64 {
     site.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64
 }
 
+/// A quarter of what the machine has, or of what this process's container lets it have.
 fn quarter_of_memory() -> u64 {
     const UNKNOWN: u64 = 4 << 30;
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| {
+    /// Where Linux says a container's limit: control groups of version 2, and of version 1. No number: no limit.
+    const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let meminfo = read("/proc/meminfo");
+    let machine = meminfo.lines().find_map(|line| {
         let kib: u64 = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok()?;
         Some(kib * 1024)
     });
-    total.unwrap_or(UNKNOWN) / 4
+    let containers = LIMITS.iter().filter_map(|path| read(path).trim().parse().ok());
+    machine.into_iter().chain(containers).min().unwrap_or(UNKNOWN) / 4
 }
