@@ -23,6 +23,7 @@ fn dynamic() -> PathBuf {
 /// The compiler of a program in `tests/capi`, and what makes it speak the program's language.
 fn compiler_of(program: &str) -> (&'static str, &'static [&'static str]) {
     match program {
+        "results.cpp" => ("c++", &["-std=c++17", "-fno-exceptions"]),
         _ if program.ends_with(".cpp") => ("c++", &["-std=c++17"]),
         _ => ("cc", &["-std=c11"]),
     }
@@ -115,6 +116,13 @@ fn tensors_are_lent_as_they_lie_in_the_file() {
 #[test]
 fn a_cpp_host_owns_what_it_is_given_and_catches_what_fails() {
     for scratch in [run_plain("host.cpp"), run_sanitized("host.cpp")].into_iter().flatten() {
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn a_cpp_host_without_exceptions_gets_results() {
+    for scratch in [run_plain("results.cpp"), run_sanitized("results.cpp")].into_iter().flatten() {
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
     }
 }
