@@ -16,6 +16,16 @@ use tempfile::TempDir;
 /// What a Rust staticlib needs besides itself.
 const SYSTEM: [&str; 4] = ["-lpthread", "-ldl", "-lm", "-lrt"];
 
+/// Leaks are only what nothing points to any more: the threads of a pool that stands until the program ends have theirs.
+const VALGRIND: [&str; 6] = [
+    "valgrind",
+    "--quiet",
+    "--error-exitcode=1",
+    "--leak-check=full",
+    "--show-leak-kinds=definite",
+    "--errors-for-leak-kinds=definite",
+];
+
 fn dynamic() -> PathBuf {
     library(&format!("{DLL_PREFIX}lycomerge{DLL_SUFFIX}"))
 }
@@ -154,6 +164,16 @@ fn null_and_nonsense_are_refused_by_every_function() {
 fn merges_and_cancelled_runs_are_clean_under_the_sanitizers() {
     run_sanitized("merge.c");
     run_sanitized("cancel.c");
+}
+
+/// The sanitizers see only what the compiler of C has seen; valgrind sees every instruction of the library.
+#[test]
+fn valgrind_finds_neither_bad_reads_nor_leaks() {
+    if is_there("valgrind") {
+        for name in ["merge.c", "cancel.c", "tensors.c"] {
+            run_dynamic(name, &VALGRIND);
+        }
+    }
 }
 
 /// A program around the example in the header's introduction.
