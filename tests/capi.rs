@@ -1,6 +1,8 @@
 //! The C ABI as C and C++ programs meet it: those of `tests/capi` are compiled against the headers and the libraries
 //! that cargo built, and run.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::ffi::OsStr;
@@ -8,71 +10,78 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use support::tools::{is_there, library, quietly, root, says};
 use tempfile::TempDir;
 
 /// What a Rust staticlib needs besides itself.
 const SYSTEM: [&str; 4] = ["-lpthread", "-ldl", "-lm", "-lrt"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A library of this build: it lies beside this test. The one in the profile's folder may be of an older build.
-fn library(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let found = test.with_file_name(name);
-    assert!(found.exists(), "there is no {}", found.display());
-    found
-}
+/// Leaks are only what nothing points to any more: the threads of a pool that stands until the program ends have theirs.
+const VALGRIND: [&str; 6] = [
+    "valgrind",
+    "--quiet",
+    "--error-exitcode=1",
+    "--leak-check=full",
+    "--show-leak-kinds=definite",
+    "--errors-for-leak-kinds=definite",
+];
 
 fn dynamic() -> PathBuf {
     library(&format!("{DLL_PREFIX}lycomerge{DLL_SUFFIX}"))
 }
 
-/// Whether `tool` can be started; says so if it can't.
-fn is_there(tool: &str) -> bool {
-    let there = Command::new(tool).arg("--version").output().is_ok();
-    if !there {
-        eprintln!("skipped: there is no {tool}");
+/// The compiler of a program in `tests/capi`, and what makes it speak the program's language.
+fn compiler_of(program: &str) -> (&'static str, &'static [&'static str]) {
+    match program {
+        "results.cpp" => ("c++", &["-std=c++17", "-fno-exceptions"]),
+        _ if program.ends_with(".cpp") => ("c++", &["-std=c++17"]),
+        _ => ("cc", &["-std=c11"]),
     }
-    there
 }
 
-/// Runs a command that must succeed without a word.
-fn quietly(command: &mut Command) {
-    let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success() && said.is_empty(), "{command:?}\n{}", String::from_utf8_lossy(&said));
-}
-
-/// The compiler of a program in `tests/capi`, and its standard.
-fn compiler_of(program: &str) -> (&'static str, &'static str) {
-    if program.ends_with(".cpp") { ("c++", "-std=c++17") } else { ("cc", "-std=c11") }
-}
-
-/// Compiles a program of `tests/capi` with `link` behind it, and runs it on the real adapters and an empty folder,
-/// which comes back.
-fn run(name: &str, link: &[&OsStr]) -> TempDir {
-    let folder = TempDir::new().unwrap();
-    let program = folder.path().join("program");
-    let (compiler, standard) = compiler_of(name);
+/// Compiles a program of `tests/capi` into `folder` with `link` behind it, and runs it, under the program `under` if
+/// one is named, on the real adapters and an empty folder, which comes back.
+fn run(name: &str, folder: &Path, link: &[&OsStr], under: &[&str]) -> TempDir {
+    let program = folder.join("program");
+    let (compiler, language) = compiler_of(name);
     let mut compile = Command::new(compiler);
-    compile.args([standard, "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]);
+    compile.args(language).args(["-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"]);
     compile.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("bindings/cpp"));
     compile.arg(root().join("tests/capi").join(name)).arg("-o").arg(&program).args(link);
     quietly(&mut compile);
 
     let scratch = TempDir::new().unwrap();
-    let adapters = root().join("tests/data/real/adapters");
-    quietly(Command::new(&program).arg(adapters).arg(scratch.path()).env("ASAN_OPTIONS", "detect_leaks=1"));
+    let mut command = match under {
+        [] => Command::new(&program),
+        [tool, options @ ..] => {
+            let mut command = Command::new(tool);
+            command.args(options).arg(&program);
+            command
+        }
+    };
+    command.arg(root().join("tests/data/real/adapters")).arg(scratch.path());
+    quietly(command.env("ASAN_OPTIONS", "detect_leaks=1"));
     scratch
 }
 
 /// Runs it with the dynamic library.
+fn run_dynamic(name: &str, under: &[&str]) -> Option<TempDir> {
+    if !is_there(compiler_of(name).0) {
+        return None;
+    }
+    let folder = TempDir::new().unwrap();
+    // The program looks for it by its soname.
+    fs::copy(dynamic(), folder.path().join(soname())).unwrap();
+    Some(run(
+        name,
+        folder.path(),
+        &[dynamic().as_ref(), "-Wl,-rpath,$ORIGIN".as_ref(), "-lm".as_ref()],
+        under,
+    ))
+}
+
 fn run_plain(name: &str) -> Option<TempDir> {
-    let library = dynamic();
-    let rpath = format!("-Wl,-rpath,{}", library.parent().unwrap().display());
-    is_there(compiler_of(name).0).then(|| run(name, &[library.as_ref(), rpath.as_ref(), "-lm".as_ref()]))
+    run_dynamic(name, &[])
 }
 
 /// Runs it with the static library under the sanitizers, whose allocator watches Rust's memory, too.
@@ -80,7 +89,14 @@ fn run_sanitized(name: &str) -> Option<TempDir> {
     let library = library("liblycomerge.a");
     let mut link: Vec<&OsStr> = vec!["-fsanitize=address,undefined".as_ref(), library.as_ref()];
     link.extend(SYSTEM.map(OsStr::new));
-    is_there(compiler_of(name).0).then(|| run(name, &link))
+    is_there(compiler_of(name).0).then(|| run(name, TempDir::new().unwrap().path(), &link, &[]))
+}
+
+/// The name of the shared library that the header goes with.
+fn soname() -> String {
+    let text = fs::read_to_string(root().join("include/lycomerge.h")).unwrap();
+    let version = text.lines().find_map(|line| line.strip_prefix("#define LYCO_ABI_VERSION ")).unwrap();
+    format!("liblycomerge.so.{version}")
 }
 
 /// The header without its comments.
@@ -127,6 +143,13 @@ fn tensors_and_deltas_go_to_and_from_a_hosts_memory() {
 }
 
 #[test]
+fn a_cpp_host_without_exceptions_gets_results() {
+    for scratch in [run_plain("results.cpp"), run_sanitized("results.cpp")].into_iter().flatten() {
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
 fn calls_in_random_order_neither_crash_nor_leak() {
     run_sanitized("random.c");
 }
@@ -153,6 +176,16 @@ fn null_and_nonsense_are_refused_by_every_function() {
 fn merges_and_cancelled_runs_are_clean_under_the_sanitizers() {
     run_sanitized("merge.c");
     run_sanitized("cancel.c");
+}
+
+/// The sanitizers see only what the compiler of C has seen; valgrind sees every instruction of the library.
+#[test]
+fn valgrind_finds_neither_bad_reads_nor_leaks() {
+    if is_there("valgrind") {
+        for name in ["merge.c", "cancel.c", "tensors.c"] {
+            run_dynamic(name, &VALGRIND);
+        }
+    }
 }
 
 /// A program around the example in the header's introduction.
@@ -191,4 +224,14 @@ fn the_dynamic_library_exports_exactly_what_the_header_declares() {
     let exported: BTreeSet<_> = names.filter(|name| name.starts_with("lyco_")).map(str::to_owned).collect();
     assert!(exported.len() > 30, "{exported:?}");
     assert_eq!(exported, declared());
+}
+
+/// Without a soname, a program would start with any library of this name.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_dynamic_library_is_named_after_the_version_of_its_interface() {
+    if is_there("readelf") {
+        let said = says(Command::new("readelf").arg("-d").arg(dynamic()));
+        assert!(said.contains(&format!("Library soname: [{}]", soname())), "{said}");
+    }
 }

@@ -9,8 +9,16 @@
 //
 // What can fail throws lycomerge::Error. Handles own what they hold and can be moved; an Adapter can also be copied,
 // which makes one owner more of the same adapter. What is lent (std::string_view, Tensor) lives as long as the adapter
-// or report that lends it. A handle that was moved from holds nothing: calls on it throw, or answer with nothing.
+// or report that lends it. A handle that was moved from holds nothing: calls on it fail, or answer with nothing.
 // Which calls may run at the same time is said in lycomerge.h, type by type.
+//
+// With LYCOMERGE_NO_EXCEPTIONS defined before this is included, what can fail returns a lycomerge::Result, which holds
+// the value or the Error, and the header compiles where exceptions are turned off:
+//
+//     auto a = lycomerge::Adapter::open("a.safetensors");
+//     if (!a)
+//         return fail(a.error().what());
+//     std::cout << a->kind() << '\n';
 
 #ifndef LYCOMERGE_HPP
 #define LYCOMERGE_HPP
@@ -24,12 +32,24 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "lycomerge.h"
 
+// The namespace within lycomerge keeps the two kinds of functions apart where files of one program choose differently.
+#ifdef LYCOMERGE_NO_EXCEPTIONS
+#define LYCOMERGE_KIND returning
+#define LYCOMERGE_FAIL return
+#else
+#define LYCOMERGE_KIND throwing
+#define LYCOMERGE_FAIL throw
+#endif
+
 namespace lycomerge {
+inline namespace LYCOMERGE_KIND {
 
 /// A borrowed run of elements, as std::span in C++20.
 template <class T>
@@ -81,6 +101,45 @@ private:
     std::string file_, layer_;
 };
 
+#ifdef LYCOMERGE_NO_EXCEPTIONS
+/// A value, or why there is none, as std::expected in C++23. Asking for the one that it doesn't hold ends the program.
+template <class T>
+class [[nodiscard]] Result {
+    using Held = std::conditional_t<std::is_void_v<T>, std::monostate,
+                                    std::conditional_t<std::is_reference_v<T>,
+                                                       std::reference_wrapper<std::remove_reference_t<T>>, T>>;
+    using Lvalue = std::add_lvalue_reference_t<T>;
+    using ConstLvalue = std::add_lvalue_reference_t<const T>;
+    using Rvalue = std::add_rvalue_reference_t<T>;
+
+public:
+    Result(Held value) : held_(std::in_place_index<0>, std::move(value)) {}
+    Result(Error error) : held_(std::in_place_index<1>, std::move(error)) {}
+
+    bool has_value() const noexcept { return held_.index() == 0; }
+    explicit operator bool() const noexcept { return has_value(); }
+
+    Lvalue operator*() & { return static_cast<Lvalue>(std::get<0>(held_)); }
+    ConstLvalue operator*() const & { return static_cast<ConstLvalue>(std::get<0>(held_)); }
+    Rvalue operator*() && { return static_cast<Rvalue>(std::get<0>(held_)); }
+    auto operator->() { return &**this; }
+    auto operator->() const { return &**this; }
+
+    const Error &error() const { return std::get<1>(held_); }
+
+private:
+    std::variant<Held, Error> held_;
+};
+
+/// What a function returns that makes a T, or fails.
+template <class T>
+using Outcome = Result<T>;
+#else
+/// What a function returns that makes a T, or fails.
+template <class T>
+using Outcome = T;
+#endif
+
 namespace detail {
 
 template <auto free>
@@ -89,14 +148,19 @@ struct Free {
     void operator()(T *handle) const { free(handle); }
 };
 
-/// Makes a call whose last argument is the error, and throws what it says.
-template <class Call>
-void check(Call call) {
+/// Makes a call whose last argument is the error. The outcome is what `value` then makes, or the error.
+template <class Call, class Value>
+auto attempt(Call call, Value value) -> Outcome<decltype(value())> {
     lyco_error *error = nullptr;
     const lyco_status status = call(&error);
     const std::unique_ptr<lyco_error, Free<lyco_error_free>> owner(error);
     if (status != LYCO_STATUS_OK)
-        throw Error(status, error);
+        LYCOMERGE_FAIL Error(status, error);
+    using Made = Outcome<decltype(value())>;
+    if constexpr (std::is_void_v<decltype(value())>)
+        return Made(std::monostate());
+    else
+        return Made(value());
 }
 
 inline std::string_view view(const char *text) { return text ? std::string_view(text) : std::string_view(); }
@@ -124,21 +188,24 @@ class Adapter {
 public:
     /// Opens and checks a safetensors or PyTorch file. With `skip_unknown`, layers that can't be understood are left
     /// out instead of refused.
-    static Adapter open(const std::string &path, bool skip_unknown = false) {
+    static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false) {
         const lyco_open_options options{sizeof options, skip_unknown};
         lyco_adapter *handle = nullptr;
-        detail::check([&](lyco_error **error) { return lyco_adapter_open(path.c_str(), &options, &handle, error); });
-        return Adapter(handle);
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_open(path.c_str(), &options, &handle, error); },
+            [&] { return Adapter(handle); });
     }
 
     /// Opens the bytes of a file, which are copied. `name` stands for the path in messages and reports.
-    static Adapter from_memory(const std::string &name, Span<const std::uint8_t> bytes, bool skip_unknown = false) {
+    static Outcome<Adapter> from_memory(const std::string &name, Span<const std::uint8_t> bytes,
+                                        bool skip_unknown = false) {
         const lyco_open_options options{sizeof options, skip_unknown};
         lyco_adapter *handle = nullptr;
-        detail::check([&](lyco_error **error) {
-            return lyco_adapter_from_memory(name.c_str(), bytes.data(), bytes.size(), &options, &handle, error);
-        });
-        return Adapter(handle);
+        return detail::attempt(
+            [&](lyco_error **error) {
+                return lyco_adapter_from_memory(name.c_str(), bytes.data(), bytes.size(), &options, &handle, error);
+            },
+            [&] { return Adapter(handle); });
     }
 
     /// Becomes the owner of a handle from the C interface.
@@ -157,57 +224,77 @@ public:
     std::size_t layer_count() const { return lyco_adapter_layer_count(get()); }
     std::size_t tensor_count() const { return lyco_adapter_tensor_count(get()); }
 
-    Layer layer(std::size_t index) const {
+    Outcome<Layer> layer(std::size_t index) const {
         lyco_layer_info info{};
         info.struct_size = sizeof info;
-        detail::check([&](lyco_error **error) { return lyco_adapter_layer_info(get(), index, &info, error); });
-        return {info.name, info.family, static_cast<lyco_param>(info.param), info.rows, info.cols, info.rank, info.scale};
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_layer_info(get(), index, &info, error); },
+            [&] {
+                return Layer{info.name, info.family, static_cast<lyco_param>(info.param),
+                             info.rows, info.cols,   info.rank,
+                             info.scale};
+            });
     }
 
-    Tensor tensor(std::size_t index) const {
-        lyco_tensor_view view{};
-        view.struct_size = sizeof view;
-        detail::check([&](lyco_error **error) { return lyco_adapter_tensor(get(), index, &view, error); });
-        return {view.name,
-                static_cast<lyco_dtype>(view.dtype),
-                {view.shape, static_cast<std::size_t>(view.dim_count)},
-                {view.data, static_cast<std::size_t>(view.byte_len)}};
-    }
-
-    Tensor tensor(const std::string &name) const {
-        std::size_t index = 0;
-        detail::check([&](lyco_error **error) {
-            return lyco_adapter_find_tensor(get(), name.c_str(), &index, error);
+    Outcome<Tensor> tensor(std::size_t index) const {
+        return lend([&](std::size_t *found, lyco_error **) {
+            *found = index;
+            return LYCO_STATUS_OK;
         });
-        return tensor(index);
+    }
+
+    Outcome<Tensor> tensor(const std::string &name) const {
+        return lend([&](std::size_t *found, lyco_error **error) {
+            return lyco_adapter_find_tensor(get(), name.c_str(), found, error);
+        });
     }
 
     /// A value of the file's metadata, if it has the key.
-    std::optional<std::string_view> metadata(const std::string &key) const {
+    Outcome<std::optional<std::string_view>> metadata(const std::string &key) const {
         const char *value = nullptr;
-        detail::check([&](lyco_error **error) {
-            return lyco_adapter_metadata(get(), key.c_str(), &value, error);
-        });
-        return value ? std::optional<std::string_view>(value) : std::nullopt;
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_metadata(get(), key.c_str(), &value, error); },
+            [&] { return value ? std::optional<std::string_view>(value) : std::nullopt; });
     }
 
     /// The whole file.
-    Span<const std::uint8_t> bytes() const {
+    Outcome<Span<const std::uint8_t>> bytes() const {
         const std::uint8_t *data = nullptr;
         std::size_t size = 0;
-        detail::check([&](lyco_error **error) { return lyco_adapter_bytes(get(), &data, &size, error); });
-        return {data, size};
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_bytes(get(), &data, &size, error); },
+            [&] { return Span<const std::uint8_t>(data, size); });
     }
 
     /// Writes a file, which appears under its name only when it is whole.
-    void save(const std::string &path) const {
-        detail::check([&](lyco_error **error) { return lyco_adapter_save(get(), path.c_str(), error); });
+    Outcome<void> save(const std::string &path) const {
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_save(get(), path.c_str(), error); }, [] {});
     }
 
     /// The handle for the C interface; it stays this object's.
     lyco_adapter *get() const { return handle_.get(); }
 
 private:
+    /// Lends the tensor whose index `find` writes.
+    template <class Find>
+    Outcome<Tensor> lend(Find find) const {
+        lyco_tensor_view view{};
+        view.struct_size = sizeof view;
+        return detail::attempt(
+            [&](lyco_error **error) {
+                std::size_t index = 0;
+                const lyco_status status = find(&index, error);
+                return status == LYCO_STATUS_OK ? lyco_adapter_tensor(get(), index, &view, error) : status;
+            },
+            [&] {
+                return Tensor{view.name,
+                              static_cast<lyco_dtype>(view.dtype),
+                              {view.shape, static_cast<std::size_t>(view.dim_count)},
+                              {view.data, static_cast<std::size_t>(view.byte_len)}};
+            });
+    }
+
     std::unique_ptr<lyco_adapter, detail::Free<lyco_adapter_free>> handle_;
 };
 
@@ -242,50 +329,47 @@ class Merge {
 public:
     Merge() : handle_(lyco_merge_new()) {}
 
-    Merge &add(const Adapter &adapter, double weight = 1.0) {
-        detail::check([&](lyco_error **error) { return lyco_merge_add(get(), adapter.get(), weight, error); });
-        return *this;
+    Outcome<Merge &> add(const Adapter &adapter, double weight = 1.0) {
+        return changed([&](lyco_error **error) { return lyco_merge_add(get(), adapter.get(), weight, error); });
     }
 
     /// Sets an option; lycomerge::options() lists them.
-    Merge &set(const std::string &key, const std::string &value) {
-        detail::check([&](lyco_error **error) {
-            return lyco_merge_set(get(), key.c_str(), value.c_str(), error);
-        });
-        return *this;
+    Outcome<Merge &> set(const std::string &key, const std::string &value) {
+        return changed([&](lyco_error **error) { return lyco_merge_set(get(), key.c_str(), value.c_str(), error); });
     }
 
-    Forecast forecast(const Progress &progress = nullptr) const {
+    Outcome<Forecast> forecast(const Progress &progress = nullptr) const {
         lyco_forecast found{};
         found.struct_size = sizeof found;
-        const auto thrown = watched(progress, [&](auto hear, void *user, lyco_error **error) {
-            return lyco_merge_forecast(get(), hear, user, &found, error);
-        });
-        rethrow(thrown);
-        return {found.huge != 0, found.byte_len, found.input_byte_len, found.relative_error};
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_forecast(get(), hear, user, &found, error);
+            },
+            [&] { return Forecast{found.huge != 0, found.byte_len, found.input_byte_len, found.relative_error}; });
     }
 
     /// Merges into memory.
-    std::pair<Adapter, Report> run(const Progress &progress = nullptr) const {
+    Outcome<std::pair<Adapter, Report>> run(const Progress &progress = nullptr) const {
         lyco_adapter *result = nullptr;
         lyco_report *report = nullptr;
-        const auto thrown = watched(progress, [&](auto hear, void *user, lyco_error **error) {
-            return lyco_merge_run(get(), hear, user, &result, &report, error);
-        });
-        std::pair<Adapter, Report> done{Adapter(result), Report(report)};
-        rethrow(thrown);
-        return done;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_run(get(), hear, user, &result, &report, error);
+            },
+            [&] { return std::pair<Adapter, Report>(Adapter(result), Report(report)); });
     }
 
     /// Merges into a file layer by layer; it appears under its name only when it is whole.
-    Report run_to(const std::string &path, const Progress &progress = nullptr) const {
+    Outcome<Report> run_to(const std::string &path, const Progress &progress = nullptr) const {
         lyco_report *report = nullptr;
-        const auto thrown = watched(progress, [&](auto hear, void *user, lyco_error **error) {
-            return lyco_merge_run_to(get(), path.c_str(), hear, user, &report, error);
-        });
-        Report done(report);
-        rethrow(thrown);
-        return done;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_run_to(get(), path.c_str(), hear, user, &report, error);
+            },
+            [&] { return Report(report); });
     }
 
     /// The handle for the C interface; it stays this object's.
@@ -300,6 +384,9 @@ private:
 
     static int hear(void *user, const char *stage, std::size_t done, std::size_t total) {
         Ear &ear = *static_cast<Ear *>(user);
+#ifdef LYCOMERGE_NO_EXCEPTIONS
+        return ear.progress(stage, done, total) ? 0 : 1;
+#else
         try {
             return ear.progress(stage, done, total) ? 0 : 1;
         } catch (...) {
@@ -307,25 +394,31 @@ private:
             ear.thrown = std::current_exception();
             return 1;
         }
+#endif
     }
 
-    /// Makes a call that reports progress, and returns what the callback threw: whoever called owns the outputs first.
+    /// Makes a call that changes this merge.
     template <class Call>
-    static std::exception_ptr watched(const Progress &progress, Call call) {
-        Ear ear{progress, nullptr};
-        const lyco_progress_callback listener = progress ? &hear : nullptr;
-        try {
-            detail::check([&](lyco_error **error) { return call(listener, static_cast<void *>(&ear), error); });
-        } catch (const Error &) {
-            if (!ear.thrown)
-                throw;
-        }
-        return ear.thrown;
+    Outcome<Merge &> changed(Call call) {
+        return detail::attempt(call, [&]() -> Merge & { return *this; });
     }
 
-    static void rethrow(const std::exception_ptr &thrown) {
-        if (thrown)
-            std::rethrow_exception(thrown);
+    /// Makes a call that reports progress. What the callback threw comes out in place of the error that it led to, and
+    /// only when what the call returned has an owner.
+    template <class Call, class Value>
+    static auto watched(const Progress &progress, Call call, Value value) -> Outcome<decltype(value())> {
+        Ear ear{progress, nullptr};
+        return detail::attempt(
+            [&](lyco_error **error) {
+                const lyco_status status = call(progress ? &hear : nullptr, static_cast<void *>(&ear), error);
+                return ear.thrown ? LYCO_STATUS_OK : status;
+            },
+            [&] {
+                auto made = value();
+                if (ear.thrown)
+                    std::rethrow_exception(ear.thrown);
+                return made;
+            });
     }
 
     std::unique_ptr<lyco_merge, detail::Free<lyco_merge_free>> handle_;
@@ -356,6 +449,10 @@ inline std::vector<Option> options() {
     return all;
 }
 
+} // namespace LYCOMERGE_KIND
 } // namespace lycomerge
+
+#undef LYCOMERGE_KIND
+#undef LYCOMERGE_FAIL
 
 #endif

@@ -4,3 +4,4 @@
 pub(crate) mod broken;
 pub(crate) mod files;
 pub(crate) mod terms;
+pub(crate) mod tools;
