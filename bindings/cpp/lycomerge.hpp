@@ -173,6 +173,8 @@ struct Layer {
     lyco_param param;
     std::uint64_t rows, cols, rank;
     double scale;
+    /// How many numbers its tensors have together.
+    std::uint64_t stored_count;
 };
 
 /// A tensor that an adapter lends: row-major, little-endian, read-only, perhaps not aligned for its type.
@@ -182,6 +184,22 @@ struct Tensor {
     Span<const std::size_t> shape;
     Span<const std::uint8_t> data;
 };
+
+namespace detail {
+
+inline Layer layer(const lyco_layer_info &info) {
+    const auto param = static_cast<lyco_param>(info.param);
+    return {info.name, info.family, param, info.rows, info.cols, info.rank, info.scale, info.stored_count};
+}
+
+inline Tensor tensor(const lyco_tensor_view &view) {
+    return {view.name,
+            static_cast<lyco_dtype>(view.dtype),
+            {view.shape, static_cast<std::size_t>(view.dim_count)},
+            {view.data, static_cast<std::size_t>(view.byte_len)}};
+}
+
+} // namespace detail
 
 /// An opened adapter: a file, or the result of a merge. It never changes.
 class Adapter {
@@ -229,11 +247,7 @@ public:
         info.struct_size = sizeof info;
         return detail::attempt(
             [&](lyco_error **error) { return lyco_adapter_layer_info(get(), index, &info, error); },
-            [&] {
-                return Layer{info.name, info.family, static_cast<lyco_param>(info.param),
-                             info.rows, info.cols,   info.rank,
-                             info.scale};
-            });
+            [&] { return detail::layer(info); });
     }
 
     Outcome<Tensor> tensor(std::size_t index) const {
@@ -247,6 +261,50 @@ public:
         return lend([&](std::size_t *found, lyco_error **error) {
             return lyco_adapter_find_tensor(get(), name.c_str(), found, error);
         });
+    }
+
+    /// Lends a tensor by DLPack, read-only. It owns a part of the adapter: call its deleter, or hand it to a library that
+    /// does. dlpack.h, which you include, has the struct.
+    Outcome<DLManagedTensorVersioned *> dlpack(std::size_t index) const {
+        DLManagedTensorVersioned *tensor = nullptr;
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_tensor_dlpack(get(), index, &tensor, error); },
+            [&] { return tensor; });
+    }
+
+    /// What one layer does to its weight, strength 1: rows times cols numbers, row-major, as float or double.
+    template <class Number>
+    Outcome<std::vector<Number>> delta(std::size_t index) const {
+        static_assert(std::is_same_v<Number, float> || std::is_same_v<Number, double>);
+        constexpr lyco_dtype dtype = std::is_same_v<Number, float> ? LYCO_DTYPE_F32 : LYCO_DTYPE_F64;
+        std::vector<Number> entries;
+        return detail::attempt(
+            [&](lyco_error **error) {
+                lyco_layer_info info{};
+                info.struct_size = sizeof info;
+                const lyco_status status = lyco_adapter_layer_info(get(), index, &info, error);
+                if (status != LYCO_STATUS_OK)
+                    return status;
+                entries.resize(static_cast<std::size_t>(info.rows * info.cols));
+                const auto bytes = reinterpret_cast<std::uint8_t *>(entries.data());
+                return lyco_adapter_delta(get(), index, dtype, bytes, sizeof(Number) * entries.size(), error);
+            },
+            [&] { return std::move(entries); });
+    }
+
+    /// The Frobenius norm of delta(), found without making it.
+    Outcome<double> delta_norm(std::size_t index) const {
+        double norm = 0;
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_adapter_delta_norm(get(), index, &norm, error); },
+            [&] { return norm; });
+    }
+
+    /// What the adapter is and does, as JSON; the first call reads the whole file.
+    Outcome<std::string_view> survey() const {
+        const char *json = nullptr;
+        return detail::attempt([&](lyco_error **error) { return lyco_adapter_survey(get(), &json, error); },
+                               [&] { return detail::view(json); });
     }
 
     /// A value of the file's metadata, if it has the key.
@@ -287,15 +345,70 @@ private:
                 const lyco_status status = find(&index, error);
                 return status == LYCO_STATUS_OK ? lyco_adapter_tensor(get(), index, &view, error) : status;
             },
-            [&] {
-                return Tensor{view.name,
-                              static_cast<lyco_dtype>(view.dtype),
-                              {view.shape, static_cast<std::size_t>(view.dim_count)},
-                              {view.data, static_cast<std::size_t>(view.byte_len)}};
-            });
+            [&] { return detail::tensor(view); });
     }
 
     std::unique_ptr<lyco_adapter, detail::Free<lyco_adapter_free>> handle_;
+};
+
+/// Tensors in memory that are to become an adapter. What is added is copied.
+class Builder {
+public:
+    Builder() : handle_(lyco_builder_new()) {}
+
+    /// Adds a tensor, named as files of its family name it.
+    Outcome<Builder &> add(const std::string &name, lyco_dtype dtype, Span<const std::size_t> shape,
+                           Span<const std::uint8_t> data) {
+        const lyco_tensor_view view{
+            sizeof view, dtype, name.c_str(), data.data(), data.size(), shape.data(), shape.size()};
+        return changed([&](lyco_error **error) { return lyco_builder_add(get(), &view, error); });
+    }
+
+    /// Adds a tensor by DLPack; its deleter is called if that succeeds, and otherwise it stays yours.
+    Outcome<Builder &> add(const std::string &name, DLManagedTensorVersioned *tensor) {
+        return changed([&](lyco_error **error) {
+            return lyco_builder_add_dlpack(get(), name.c_str(), tensor, error);
+        });
+    }
+
+    /// Adds a line of metadata, or replaces it.
+    Outcome<Builder &> set_metadata(const std::string &key, const std::string &value) {
+        return changed([&](lyco_error **error) {
+            return lyco_builder_set_metadata(get(), key.c_str(), value.c_str(), error);
+        });
+    }
+
+    /// Checks the tensors, and makes an adapter of them. `name` stands for the path in messages and reports.
+    Outcome<Adapter> finish(const std::string &name, bool skip_unknown = false) const {
+        const lyco_open_options options{sizeof options, skip_unknown};
+        lyco_adapter *handle = nullptr;
+        return detail::attempt(
+            [&](lyco_error **error) {
+                return lyco_builder_finish(get(), name.c_str(), &options, &handle, error);
+            },
+            [&] { return Adapter(handle); });
+    }
+
+    /// The handle for the C interface; it stays this object's.
+    lyco_builder *get() const { return handle_.get(); }
+
+private:
+    /// Makes a call that changes this builder.
+    template <class Call>
+    Outcome<Builder &> changed(Call call) {
+        return detail::attempt(call, [&]() -> Builder & { return *this; });
+    }
+
+    std::unique_ptr<lyco_builder, detail::Free<lyco_builder_free>> handle_;
+};
+
+/// What a report says of one layer. The strings live as long as it does.
+struct LayerReport {
+    std::string_view name, family;
+    lyco_param param;
+    std::uint64_t rank;
+    /// |true|, |stored - true| / |true|, and the part of it that no scaling could mend.
+    double norm, relative_error, direction_error;
 };
 
 /// What a merge says about its result.
@@ -308,6 +421,19 @@ public:
     double relative_error() const { return lyco_report_relative_error(handle_.get()); }
     /// Everything, as JSON.
     std::string_view json() const { return detail::view(lyco_report_json(handle_.get())); }
+    std::size_t layer_count() const { return lyco_report_layer_count(handle_.get()); }
+
+    Outcome<LayerReport> layer(std::size_t index) const {
+        lyco_layer_report found{};
+        found.struct_size = sizeof found;
+        return detail::attempt(
+            [&](lyco_error **error) { return lyco_report_layer(handle_.get(), index, &found, error); },
+            [&] {
+                const auto param = static_cast<lyco_param>(found.param);
+                return LayerReport{found.name,           found.family, param, found.rank, found.norm,
+                                   found.relative_error, found.direction_error};
+            });
+    }
 
 private:
     std::unique_ptr<lyco_report, detail::Free<lyco_report_free>> handle_;
@@ -324,6 +450,10 @@ struct Forecast {
 /// the run.
 using Progress = std::function<bool(std::string_view stage, std::size_t done, std::size_t total)>;
 
+/// Hears of a merged delta: the parameter that it is to be added to, and its entries in the parameter's own shape, both
+/// valid during the call; `false` cancels, and so does what it throws.
+using TakeDelta = std::function<bool(const Layer &layer, const Tensor &delta)>;
+
 /// Adapters with weights, and how to merge them.
 class Merge {
 public:
@@ -336,6 +466,26 @@ public:
     /// Sets an option; lycomerge::options() lists them.
     Outcome<Merge &> set(const std::string &key, const std::string &value) {
         return changed([&](lyco_error **error) { return lyco_merge_set(get(), key.c_str(), value.c_str(), error); });
+    }
+
+    /// Sets the options as a recipe has them: of a report, or of a merged file's metadata, as JSON.
+    Outcome<Merge &> set_recipe(const std::string &json) {
+        return changed([&](lyco_error **error) { return lyco_merge_set_recipe(get(), json.c_str(), error); });
+    }
+
+    /// Stops what goes on of this merge in other threads.
+    Outcome<void> cancel() const {
+        return detail::attempt([&](lyco_error **error) { return lyco_merge_cancel(get(), error); }, [] {});
+    }
+
+    /// Merges and hands over what is to be added to the model, layer by layer; nothing is fitted or stored.
+    Outcome<void> deltas(const TakeDelta &take, const Progress &progress = nullptr) const {
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_deltas(get(), take ? &receive : nullptr, hear, user, error);
+            },
+            [] {}, &take);
     }
 
     Outcome<Forecast> forecast(const Progress &progress = nullptr) const {
@@ -376,25 +526,38 @@ public:
     lyco_merge *get() const { return handle_.get(); }
 
 private:
-    /// A callback, and what it threw.
+    /// The callbacks, and what one of them threw.
     struct Ear {
         const Progress &progress;
+        const TakeDelta *take;
         std::exception_ptr thrown;
     };
 
-    static int hear(void *user, const char *stage, std::size_t done, std::size_t total) {
-        Ear &ear = *static_cast<Ear *>(user);
+    /// Asks a callback whether to go on: 0 if so.
+    template <class Ask>
+    static int ask(Ear &ear, Ask ask) {
 #ifdef LYCOMERGE_NO_EXCEPTIONS
-        return ear.progress(stage, done, total) ? 0 : 1;
+        static_cast<void>(ear);
+        return ask() ? 0 : 1;
 #else
         try {
-            return ear.progress(stage, done, total) ? 0 : 1;
+            return ask() ? 0 : 1;
         } catch (...) {
             // No exception may leave a callback.
             ear.thrown = std::current_exception();
             return 1;
         }
 #endif
+    }
+
+    static int hear(void *user, const char *stage, std::size_t done, std::size_t total) {
+        Ear &ear = *static_cast<Ear *>(user);
+        return ask(ear, [&] { return ear.progress(stage, done, total); });
+    }
+
+    static int receive(void *user, const lyco_layer_info *layer, const lyco_tensor_view *delta) {
+        Ear &ear = *static_cast<Ear *>(user);
+        return ask(ear, [&] { return (*ear.take)(detail::layer(*layer), detail::tensor(*delta)); });
     }
 
     /// Makes a call that changes this merge.
@@ -406,19 +569,28 @@ private:
     /// Makes a call that reports progress. What the callback threw comes out in place of the error that it led to, and
     /// only when what the call returned has an owner.
     template <class Call, class Value>
-    static auto watched(const Progress &progress, Call call, Value value) -> Outcome<decltype(value())> {
-        Ear ear{progress, nullptr};
+    static auto watched(const Progress &progress, Call call, Value value, const TakeDelta *take = nullptr)
+        -> Outcome<decltype(value())> {
+        Ear ear{progress, take, nullptr};
         return detail::attempt(
             [&](lyco_error **error) {
                 const lyco_status status = call(progress ? &hear : nullptr, static_cast<void *>(&ear), error);
                 return ear.thrown ? LYCO_STATUS_OK : status;
             },
             [&] {
-                auto made = value();
-                if (ear.thrown)
-                    std::rethrow_exception(ear.thrown);
-                return made;
+                if constexpr (std::is_void_v<decltype(value())>) {
+                    rethrow(ear);
+                } else {
+                    auto made = value();
+                    rethrow(ear);
+                    return made;
+                }
             });
+    }
+
+    static void rethrow(const Ear &ear) {
+        if (ear.thrown)
+            std::rethrow_exception(ear.thrown);
     }
 
     std::unique_ptr<lyco_merge, detail::Free<lyco_merge_free>> handle_;
@@ -427,6 +599,11 @@ private:
 /// What the option "strategy" takes.
 struct Strategy {
     std::string_view name, title, help;
+};
+
+/// What Layer has as the family.
+struct Family {
+    std::string_view name, help;
 };
 
 /// What Merge::set() takes; `value` is empty for a switch, which takes "true" or "false".
@@ -441,12 +618,31 @@ inline std::vector<Strategy> strategies() {
     return all;
 }
 
+inline std::vector<Family> families() {
+    std::vector<Family> all;
+    for (std::size_t i = 0; i < lyco_family_count(); i++)
+        all.push_back({lyco_family_name(i), lyco_family_help(i)});
+    return all;
+}
+
 inline std::vector<Option> options() {
     std::vector<Option> all;
     for (std::size_t i = 0; i < lyco_option_count(); i++)
         all.push_back({lyco_option_name(i), detail::view(lyco_option_value(i)), lyco_option_default(i),
                        lyco_option_help(i)});
     return all;
+}
+
+/// The library's version.
+inline std::string_view version() { return lyco_version(); }
+
+/// Whether the library that runs has the interface that this was compiled for.
+inline bool is_compatible() { return lyco_abi_version() == LYCO_ABI_VERSION; }
+
+/// Sends the library's messages to `callback`, on whichever thread has one; NULL ends it. See lyco_set_log().
+inline Outcome<void> set_log(lyco_log_callback callback, void *user = nullptr,
+                             lyco_log_level level = LYCO_LOG_LEVEL_WARNING) {
+    return detail::attempt([&](lyco_error **error) { return lyco_set_log(callback, user, level, error); }, [] {});
 }
 
 } // namespace LYCOMERGE_KIND

@@ -1,7 +1,9 @@
 // A C++ host merges two real adapters through bindings/cpp/lycomerge.hpp.
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <type_traits>
 
@@ -74,6 +76,54 @@ int main(int argc, char **argv) {
     CHECK(Adapter::open(scratch + "run.safetensors").layer_count() == kept.layer_count());
     kept.save(scratch + "saved.safetensors");
 
+    // What the merge does, without a file: the sum of what the inputs do, added to a model.
+    const Adapter lokr = Adapter::open(adapters + "invert.lokr4.safetensors");
+    const Adapter loha = Adapter::open(adapters + "italic.loha.safetensors");
+    std::size_t layers = 0;
+    moved.deltas([&](const lycomerge::Layer &layer, const lycomerge::Tensor &delta) {
+        const auto x = lokr.delta<double>(layers), y = loha.delta<double>(layers);
+        const auto z = lokr.delta<float>(layers);
+        CHECK(layer.name == lokr.layer(layers).name && delta.data.size() == 4 * x.size() && z.size() == x.size());
+        double squares = 0, wrong = 0, norm = 0;
+        for (std::size_t i = 0; i < x.size(); i++) {
+            float merged;
+            std::memcpy(&merged, delta.data.data() + 4 * i, 4);
+            const double truth = 0.6 * x[i] - 0.4 * y[i];
+            wrong += (merged - truth) * (merged - truth);
+            norm += truth * truth;
+            squares += x[i] * x[i];
+            CHECK(z[i] == static_cast<float>(x[i]));
+        }
+        CHECK(std::sqrt(wrong / norm) < 1e-7);
+        CHECK(std::abs(std::sqrt(squares) / lokr.delta_norm(layers) - 1) < 1e-9);
+        layers++;
+        return true;
+    });
+    CHECK(layers == 97);
+    CHECK(lokr.survey().find("\"LoKr\"") != std::string_view::npos);
+
+    // The same adapter, of tensors that the host has: half of them by view, half by DLPack.
+    lycomerge::Builder builder;
+    for (std::size_t i = 0; i < lokr.tensor_count(); i++) {
+        const auto tensor = lokr.tensor(i);
+        const std::string name(tensor.name);
+        if (i % 2)
+            builder.add(name, tensor.dtype, tensor.shape, tensor.data);
+        else
+            builder.add(name, lokr.dlpack(i));
+    }
+    const Adapter built = builder.set_metadata("a", "b").finish("built");
+    CHECK(built.layer_count() == 97 && built.delta<float>(0) == lokr.delta<float>(0) && built.metadata("a") == "b");
+
+    // The report by layer, and its recipe once more.
+    CHECK(report.layer_count() == 97 && report.layer(0).name == kept.layer(0).name);
+    Merge repeated;
+    repeated.add(lokr, 0.6).add(loha, -0.4).set_recipe(std::string(report.json()));
+    CHECK(repeated.run().first.byte_len() == kept.byte_len());
+    repeated.cancel();
+
+    CHECK(lycomerge::is_compatible() && !lycomerge::version().empty() && !lycomerge::families().empty());
+    lycomerge::set_log(nullptr);
     CHECK(lycomerge::strategies().size() >= 5 && lycomerge::options().front().name == "strategy");
 
     CHECK(failure([&] { Adapter::open(scratch + "no such file"); }) == LYCO_STATUS_IO);
@@ -81,6 +131,9 @@ int main(int argc, char **argv) {
     CHECK(failure([&] { Merge().set("colour", "red"); }) == LYCO_STATUS_OPTION);
     CHECK(failure([&] { merge.add(kept); }) == LYCO_STATUS_NULL_PARAMETER);
     const auto stop = [](std::string_view, std::size_t, std::size_t) { return false; };
+    const auto halt = [](const lycomerge::Layer &, const lycomerge::Tensor &) { return false; };
+    CHECK(failure([&] { moved.deltas(halt); }) == LYCO_STATUS_CANCELLED);
+    CHECK(failure([&] { moved.deltas(nullptr); }) == LYCO_STATUS_NULL_PARAMETER);
     CHECK(failure([&] { moved.run(stop); }) == LYCO_STATUS_CANCELLED);
     try {
         moved.run([](std::string_view, std::size_t, std::size_t) -> bool { throw std::out_of_range("mine"); });
