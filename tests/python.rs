@@ -29,6 +29,11 @@ fn real_adapters_are_opened_and_merged_from_python() {
 }
 
 #[test]
+fn tensors_of_torch_and_numpy_go_in_and_out() {
+    python("tests/test_state.py", &[]);
+}
+
+#[test]
 fn the_two_older_commands_do_what_their_users_type() {
     python("tests/test_older.py", &[]);
 }

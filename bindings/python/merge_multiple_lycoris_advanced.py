@@ -1,9 +1,9 @@
-"""`lycomerge.older.advanced` as a script; needs the lycomerge package, and finds the one beside it."""
+"""`lycomerge.older.advanced` as a script; over the lycomerge package that is installed, or else the one beside it."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+sys.path.append(str(Path(__file__).resolve().parent / "src"))
 
 from lycomerge.older import advanced  # noqa: E402
 

@@ -1,12 +1,18 @@
 """The package on real adapters: LYCOMERGE_ADAPTERS is their folder."""
 
+import contextlib
 import gc
+import importlib.util
+import io
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import lycomerge
 
@@ -51,6 +57,70 @@ class Package(unittest.TestCase):
         merged, again = lycomerge.Merge(dtype="float32").add(LOKR, 0.6).add(LOHA, -0.4).run()
         self.assertEqual(list(stored.tensors()), list(merged.tensors()))
         self.assertEqual(report.relative_error, again.relative_error)
+
+    def test_a_file_is_inspected(self) -> None:
+        found = lycomerge.inspect(LOKR)
+        self.assertEqual((found.kind, found.layers, found.modules), ("LoKr", 97, 97))
+        self.assertEqual(found.byte_len, LOKR.stat().st_size)
+        self.assertEqual(found.families, {"LoKr": 97})
+        self.assertEqual(sum(found.ranks.values()) + found.without_rank, 97)
+        self.assertEqual(found.dtypes, {"F16": len(list(lycomerge.Adapter.open(LOKR).tensors()))})
+        self.assertEqual(found.metadata["ss_network_module"], "lycoris.kohya")
+        full = lycomerge.inspect(ADAPTERS / "italic.full.safetensors")
+        self.assertEqual((full.ranks, full.scales), ({}, None))
+        lycomerge.Adapter.open(LOKR).save(torch_file := self.output.with_suffix(".pt"))
+        self.assertEqual(lycomerge.inspect(torch_file).metadata, {})
+
+    def test_strategies_and_options_are_listed(self) -> None:
+        strategies = {strategy.name: strategy.title for strategy in lycomerge.strategies()}
+        self.assertEqual(strategies["smart_fusion"], "Smart fusion")
+        options = {option.name: option for option in lycomerge.options()}
+        self.assertEqual((options["max-size"].value, options["dtype"].default), ("SIZE", "float16"))
+        self.assertIsNone(options["match-norm"].value)
+        self.assertTrue(all(option.help for option in options.values()))
+
+    def test_a_forecast_says_what_the_merge_comes_to(self) -> None:
+        merge = lycomerge.Merge().add(LOKR).add(LOHA)
+        forecast = merge.forecast()
+        _, report = merge.run()
+        self.assertAlmostEqual(forecast.byte_len / report.data["bytes"], 1, delta=0.2)
+        self.assertEqual(forecast.input_byte_len, LOKR.stat().st_size + LOHA.stat().st_size)
+        self.assertFalse(forecast.huge)
+
+    def test_progress_is_shown_with_and_without_tqdm(self) -> None:
+        with contextlib.redirect_stderr(io.StringIO()) as shown, mock.patch.dict(sys.modules, {"tqdm.auto": None}):
+            lycomerge.merge([LOKR, LOHA], output=self.output, progress=True)
+        self.assertIn("merging 97 modules\n", shown.getvalue())
+        if importlib.util.find_spec("tqdm"):
+            with contextlib.redirect_stderr(io.StringIO()) as shown:
+                lycomerge.merge([LOKR, LOHA], output=self.output, progress=True)
+            self.assertIn("merging: 100%", shown.getvalue())
+
+    def test_the_log_is_pythons(self) -> None:
+        with self.assertLogs("lycomerge", "INFO") as heard:
+            merge = lycomerge.Merge().add(LOKR)
+            merge.run()
+        self.assertEqual({record.levelname for record in heard.records}, {"INFO"})
+        self.assertIn("LoKr of 97 layers", heard.output[0])
+        with self.assertLogs("lycomerge", "WARNING"):
+            lycomerge.Adapter.open(ADAPTERS / "invert.doralora.safetensors", skip_unknown=True)
+
+    def test_ctrl_c_is_heard_in_the_log_too(self) -> None:
+        with mock.patch("logging.Logger.log", side_effect=KeyboardInterrupt), self.assertRaises(KeyboardInterrupt):
+            lycomerge.Adapter.open(LOKR)
+
+    def test_python_may_end_while_a_thread_merges(self) -> None:
+        script = f"""
+import lycomerge, threading
+started = threading.Event()
+def work():
+    while True:
+        lycomerge.Merge().add({str(LOKR)!r}).add({str(LOHA)!r}).run(lambda *_: started.set())
+threading.Thread(target=work, daemon=True).start()
+started.wait()
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_failures_are_exceptions_by_status(self) -> None:
         with self.assertRaises(lycomerge.IoError) as caught:

@@ -5,6 +5,8 @@ stored result is.
 
     report = lycomerge.merge(["a.safetensors", "b.safetensors"], weights=[0.6, 0.4], output="merged.safetensors")
     print(report.relative_error)
+
+What the library wants people to know goes to the logger `lycomerge`: warnings, and as INFO what was done.
 """
 
 from ._library import library as _library
@@ -19,25 +21,35 @@ from .errors import (
     OptionError,
     UnsupportedError,
 )
-from .merging import Merge, Progress, Report, merge
+from .inspecting import Inspection, inspect
+from .listing import Option, Strategy, options, strategies
+from .merging import Forecast, Merge, Report, merge
+from .progress import Progress
 
 __version__: str = _library.lyco_version().decode()
 
 __all__ = [
     "Adapter",
     "Cancelled",
+    "Forecast",
     "FormatError",
+    "Inspection",
     "IoError",
     "Layer",
     "LycomergeError",
     "Merge",
     "MismatchError",
     "NumberError",
+    "Option",
     "OptionError",
     "Progress",
     "Report",
+    "Strategy",
     "Tensor",
     "UnsupportedError",
     "__version__",
+    "inspect",
     "merge",
+    "options",
+    "strategies",
 ]

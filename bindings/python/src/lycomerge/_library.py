@@ -1,11 +1,14 @@
-"""The shared library: found, loaded, and called so that what fails raises."""
+"""The shared library: found, loaded, and called so that what fails raises. Its log goes to the logger `lycomerge`."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import ctypes.util
+import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +63,46 @@ def failure(error: ctypes.c_void_p) -> LycomergeError:
         library.lyco_error_free(error)
 
 
+class _Raised(threading.local):
+    """What callbacks raised during this thread's call. None of it may leave a callback, so the call raises it."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+
+raised = _Raised()
+
+
 def call(function: Any, *arguments: Any) -> None:
-    """Calls what takes an error at the end, and raises what it says."""
+    """Calls what takes an error at the end, and raises what it says. It may raise after the call did its work, so what
+    it gives must have its owner before."""
     error = ctypes.c_void_p()
-    if function(*arguments, ctypes.byref(error)) != _abi.LYCO_STATUS_OK:
-        raise failure(error)
+    failed = function(*arguments, ctypes.byref(error)) != _abi.LYCO_STATUS_OK
+    said = failure(error) if failed else None
+    if raised.errors:
+        first = raised.errors[0]
+        raised.errors.clear()
+        raise first
+    if said:
+        raise said
+
+
+_logger = logging.getLogger("lycomerge")
+_LEVELS = {_abi.LYCO_LOG_LEVEL_WARNING: logging.WARNING, _abi.LYCO_LOG_LEVEL_INFO: logging.INFO}
+
+
+def _log(_user: Any, level: int, message: bytes) -> None:
+    try:
+        _logger.log(_LEVELS.get(level, logging.INFO), "%s", message.decode())
+    except BaseException as error:  # Ctrl-C, say: the first Python that runs after a long call hears of it.
+        raised.errors.append(error)
+
+
+def _set_log(callback: Any) -> None:
+    call(library.lyco_set_log, callback, None, _abi.LYCO_LOG_LEVEL_INFO)
+
+
+_log_callback = _abi.lyco_log_callback(_log)
+_set_log(_log_callback)
+# Threads that Python doesn't wait for may still be in the library when there is no Python to call any more.
+atexit.register(_set_log, _abi.lyco_log_callback())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import _abi
+from . import _abi, state
 from ._library import call, library, text
 
 #: The names of the dtypes, as safetensors spells them.
@@ -17,12 +17,6 @@ _DTYPES = {
     for name, value in vars(_abi).items()
     if name.startswith("LYCO_DTYPE_")
 }
-
-#: Those that NumPy has.
-_NUMPY = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,43 +44,55 @@ class Tensor:
     def numpy(self) -> Any:
         """The same memory as a read-only NumPy array. BF16 and F8, which NumPy lacks, are refused; their numbers are
         in `data`."""
-        import numpy
+        return state.numpy_array(self.name, self.dtype, self.shape, self.data)
 
-        if self.dtype not in _NUMPY:
-            raise TypeError(f"NumPy has no {self.dtype}, which is what {self.name} is")
-        return numpy.frombuffer(self.data, _NUMPY[self.dtype]).reshape(self.shape)
+    def torch(self) -> Any:
+        """The same memory as a PyTorch tensor. It must not be written into, which PyTorch can't know: of an opened
+        file the memory is read-only, and the process would end."""
+        return state.torch_tensor(self.dtype, self.shape, self.data)
 
 
 class Adapter:
     """An opened adapter: a file, or the result of a merge. It never changes; any number of threads may use it."""
 
-    def __init__(self, handle: ctypes.c_void_p) -> None:
-        self._handle = handle
+    def __init__(self) -> None:
+        self._handle = ctypes.c_void_p()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, skip_unknown: bool = False) -> Adapter:
         """Opens and checks a safetensors or PyTorch file; nothing in it is ever executed."""
         options = _abi.lyco_open_options(ctypes.sizeof(_abi.lyco_open_options), skip_unknown)
-        handle = ctypes.c_void_p()
+        adapter = cls()
         name = os.fspath(path).encode()
-        call(library.lyco_adapter_open, name, ctypes.byref(options), ctypes.byref(handle))
-        return cls(handle)
+        call(library.lyco_adapter_open, name, ctypes.byref(options), ctypes.byref(adapter._handle))
+        return adapter
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "memory", *, skip_unknown: bool = False) -> Adapter:
         """Opens the bytes of a file, which are copied; `name` stands for the path in messages and reports."""
         options = _abi.lyco_open_options(ctypes.sizeof(_abi.lyco_open_options), skip_unknown)
-        handle = ctypes.c_void_p()
+        adapter = cls()
         start = ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))
         call(
             library.lyco_adapter_from_memory,
-            name.encode(), start, len(data), ctypes.byref(options), ctypes.byref(handle),
+            name.encode(), start, len(data), ctypes.byref(options), ctypes.byref(adapter._handle),
         )  # fmt: skip
-        return cls(handle)
+        return adapter
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        tensors: Mapping[str, Any],
+        metadata: Mapping[str, str] | None = None,
+        name: str = "memory",
+        *,
+        skip_unknown: bool = False,
+    ) -> Adapter:
+        """Opens PyTorch tensors (on any device) or NumPy arrays by their names, which are copied."""
+        return cls.from_bytes(state.to_safetensors(tensors, metadata or {}), name, skip_unknown=skip_unknown)
 
     def __del__(self) -> None:
-        if handle := getattr(self, "_handle", None):
-            library.lyco_adapter_free(handle)
+        library.lyco_adapter_free(self._handle)
 
     def __repr__(self) -> str:
         return f"<lycomerge.Adapter: {self.kind} of {len(self.layers)} layers>"
@@ -122,6 +128,15 @@ class Adapter:
             raise KeyError(name)
         return self._tensor(index.value)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of the tensors by their names: PyTorch tensors where PyTorch is installed, else NumPy arrays.
+        `Tensor.torch()` and `Tensor.numpy()` don't copy."""
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            return {tensor.name: tensor.numpy().copy() for tensor in self.tensors()}
+        return {tensor.name: tensor.torch().clone() for tensor in self.tensors()}
+
     def _tensor(self, index: int) -> Tensor:
         view = _abi.lyco_tensor_view(ctypes.sizeof(_abi.lyco_tensor_view))
         call(library.lyco_adapter_tensor, self._handle, index, ctypes.byref(view))
@@ -143,11 +158,16 @@ class Adapter:
         call(library.lyco_adapter_metadata, self._handle, key.encode(), ctypes.byref(value))
         return text(value.value)
 
-    def to_bytes(self) -> bytes:
-        """A copy of the whole file."""
+    @property
+    def data(self) -> memoryview:
+        """The whole file's bytes, not copied: read-only, and they keep the file open."""
         start, size = ctypes.POINTER(ctypes.c_uint8)(), ctypes.c_size_t()
         call(library.lyco_adapter_bytes, self._handle, ctypes.byref(start), ctypes.byref(size))
-        return ctypes.string_at(start, size.value)
+        return self._lend(ctypes.cast(start, ctypes.c_void_p).value, size.value)
+
+    def to_bytes(self) -> bytes:
+        """A copy of the whole file."""
+        return bytes(self.data)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a file, which appears under its name only when it is whole."""

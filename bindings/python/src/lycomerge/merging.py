@@ -1,39 +1,61 @@
-"""Merges and their reports."""
+"""Merges, their forecasts and their reports."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from . import _abi
-from ._library import call, library, text
+from ._library import call, library, raised, text
 from .adapter import Adapter
-from .errors import Cancelled, OptionError
+from .errors import OptionError
+from .progress import Progress, listener
 
-#: Hears the stage, and how many modules of how many are through it. What it raises stops the merge and comes out of it.
-Progress = Callable[[str, int, int], object]
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a merge will come to: the sizes of output and inputs in bytes and the error of the whole file. `huge` where
+    the output is over 1 GiB and over ten times the inputs: better ask before running."""
+
+    byte_len: int
+    input_byte_len: int
+    relative_error: float
+    huge: bool
 
 
 class Report:
     """What a merge says about its result."""
 
-    def __init__(self, handle: ctypes.c_void_p) -> None:
-        try:
-            self.relative_error: float = library.lyco_report_relative_error(handle)
-            #: Everything: the recipe, the size, each layer's family, shape, rank and error, and the warnings.
-            self.data: dict[str, Any] = json.loads(text(library.lyco_report_json(handle)) or "{}")
-        finally:
-            library.lyco_report_free(handle)
+    def __init__(self) -> None:
+        self._handle = ctypes.c_void_p()
+
+    def __del__(self) -> None:
+        library.lyco_report_free(self._handle)
 
     def __repr__(self) -> str:
         return f"<lycomerge.Report: stored to within {self.relative_error:.1e}>"
 
+    @property
+    def relative_error(self) -> float:
+        """|stored - true| / |true| over the whole file."""
+        return float(library.lyco_report_relative_error(self._handle))
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """Everything: the recipe, the size, each layer's family, shape, rank and error, and the warnings."""
+        found: dict[str, Any] = json.loads(str(text(library.lyco_report_json(self._handle))))
+        return found
+
 
 class Merge:
-    """Adapters with weights, and how to merge them. Options are those of `lycomerge merge --help`."""
+    """Adapters with weights, and how to merge them. `options()` lists the options, with `_` or `-` in their names."""
 
     def __init__(self, **options: object) -> None:
         self._handle = ctypes.c_void_p(library.lyco_merge_new())
@@ -57,41 +79,61 @@ class Merge:
             call(library.lyco_merge_set, self._handle, key.encode(), spelled.encode())
         return self
 
-    def run(self, progress: Progress | None = None) -> tuple[Adapter, Report]:
+    def forecast(self, progress: Progress = None) -> Forecast:
+        """Says size and error before the heavy work, from a sample of the layers."""
+        found = _abi.lyco_forecast(ctypes.sizeof(_abi.lyco_forecast))
+        _watched(progress, library.lyco_merge_forecast, self._handle, outputs=[found])
+        return Forecast(found.byte_len, found.input_byte_len, found.relative_error, bool(found.huge))
+
+    def run(self, progress: Progress = None) -> tuple[Adapter, Report]:
         """Merges into memory."""
-        result, report = ctypes.c_void_p(), ctypes.c_void_p()
-        _watched(progress, library.lyco_merge_run, self._handle, outputs=(result, report))
-        return Adapter(result), Report(report)
+        merged, report = Adapter(), Report()
+        _watched(progress, library.lyco_merge_run, self._handle, outputs=[merged._handle, report._handle])
+        return merged, report
 
-    def run_to(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
+    def run_to(self, path: str | os.PathLike[str], progress: Progress = None) -> Report:
         """Merges into a file, which appears under its name only when it is whole."""
-        report = ctypes.c_void_p()
-        _watched(
-            progress, library.lyco_merge_run_to, self._handle, os.fspath(path).encode(), outputs=(report,)
-        )
-        return Report(report)
+        report = Report()
+        name = os.fspath(path).encode()
+        _watched(progress, library.lyco_merge_run_to, self._handle, name, outputs=[report._handle])
+        return report
 
 
-def _watched(progress: Progress | None, run: Any, *inputs: Any, outputs: Iterable[ctypes.c_void_p]) -> None:
-    """Runs with a callback, even if nobody listens: Ctrl-C is heard in it."""
-    raised: list[BaseException] = []
+#: One for each run that goes on, set when it is over.
+_running: set[threading.Event] = set()
+_exiting = threading.Event()
 
-    def hear(_user: Any, stage: bytes, done: int, total: int) -> int:
+
+@atexit.register
+def _stop_running() -> None:
+    """Ends the runs of threads that Python doesn't wait for: soon there is no Python that they could call."""
+    _exiting.set()
+    for over in list(_running):
+        over.wait()
+
+
+def _watched(progress: Progress, run: Any, *inputs: Any, outputs: Sequence[Any]) -> None:
+    """Runs with a callback, even if nobody listens: Ctrl-C and the interpreter's end are heard in it."""
+    over = threading.Event()
+    with listener(progress) as heard:
+
+        def hear(_user: Any, stage: bytes, done: int, total: int) -> int:
+            try:
+                if _exiting.is_set():
+                    raise SystemExit  # which a thread ends with in silence
+                if heard is not None:
+                    heard(stage.decode(), done, total)
+            except BaseException as error:
+                raised.errors.append(error)
+            return len(raised.errors)
+
+        callback = _abi.lyco_progress_callback(hear)
+        _running.add(over)
         try:
-            if progress is not None:
-                progress(stage.decode(), done, total)
-        except BaseException as error:  # No exception may leave a callback; it is raised below.
-            raised.append(error)
-        return len(raised)
-
-    callback = _abi.lyco_progress_callback(hear)
-    try:
-        call(run, *inputs, callback, None, *map(ctypes.byref, outputs))
-    except Cancelled:
-        if not raised:
-            raise
-    if raised:
-        raise raised[0]
+            call(run, *inputs, callback, None, *map(ctypes.byref, outputs))
+        finally:
+            _running.discard(over)
+            over.set()
 
 
 def merge(
@@ -99,11 +141,11 @@ def merge(
     *,
     output: str | os.PathLike[str],
     weights: Sequence[float] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
     **options: object,
 ) -> Report:
-    """Merges adapters into the file `output`. `weights` are 1 each unless given; `options` are those of
-    `lycomerge merge --help`, such as `strategy="smart_fusion"` or `max_size="150MB"`."""
+    """Merges adapters into the file `output`. `weights` are 1 each unless given; `options()` lists the options, such as
+    `strategy="smart_fusion"` or `max_size="150MB"`. `progress=True` shows a progress bar."""
     if weights is None:
         weights = [1.0] * len(paths)
     if len(weights) != len(paths):

@@ -1,33 +1,66 @@
 """The two older commands, `merge_multiple_lycoris.py` and `merge_multiple_lycoris_advanced.py`: their command lines and
-messages over this package."""
+messages over this package.
+
+Their users merge in steps, the result with the next model, so a result is stored as exactly as its dtype can: merging
+in steps is then the same as merging at once, to rounding.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .adapter import Adapter
 from .errors import LycomergeError
+from .listing import strategies
 from .merging import Merge, Report
 
-STRATEGIES = ["weighted_sum", "weighted_average", "layer_adaptive", "smart_fusion", "min_max_norm"]
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _weights_joined(arguments: Iterable[str]) -> list[str]:
+    """The arguments with the weights in one word: argparse would take models after them for weights, and `-1e-2` for an
+    option."""
+    joined: list[str] = []
+    weights: list[str] | None = None
+    for argument in arguments:
+        if weights is not None and _number(argument) is not None:
+            weights.append(argument)
+            joined[-1] = "--weights=" + " ".join(weights)
+        else:
+            weights = [] if argument == "--weights" else None
+            joined.append(argument)
+    return joined
+
+
+def numbers(text: str) -> list[float]:
+    """Under this name argparse complains."""
+    return [float(weight) for weight in text.split()]
 
 
 def _parser(output: str, advanced: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Merge LyCORIS models by what they do to the weights.")
     parser.add_argument("models", nargs="+", help="model files to merge")
-    parser.add_argument("--weights", nargs="+", type=float, help="one per model (default: 1 each)")
+    parser.add_argument("--weights", metavar="W...", type=numbers, help="one per model (default: 1 each)")
     parser.add_argument("--output", "-o", default=output, help="output file (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--dtype", default="float16", help="output numbers (default: %(default)s)")
+    dtypes = "float, float16 (default), float32, float64, bfloat or bfloat16"
+    parser.add_argument("--dtype", default="float16", help=dtypes)
     parser.add_argument("--metadata", metavar="JSON", help="write merge information to this file")
     parser.add_argument("--verify", action="store_true", help="print the numbers of every merged layer")
     if advanced:
-        parser.add_argument("--strategy", choices=STRATEGIES, default="smart_fusion", help="default: %(default)s")
+        names = [strategy.name for strategy in strategies()]
+        parser.add_argument("--strategy", choices=names, default="smart_fusion", help="default: %(default)s")
         parser.add_argument("--norm-threshold", type=float, default=1.0, help="largest entry after min_max_norm")
     else:
         parser.set_defaults(strategy="weighted_sum", norm_threshold=None)
@@ -79,7 +112,9 @@ def _run(given: argparse.Namespace) -> str | None:
         adapters = [Adapter.open(model) for model in given.models]
         if not _compatible(adapters):
             print("Warning: Models may not be compatible. Proceed with caution.")
-        merge = Merge(strategy=given.strategy, dtype=given.dtype, norm_threshold=given.norm_threshold)
+        merge = Merge(
+            strategy=given.strategy, dtype=given.dtype, norm_threshold=given.norm_threshold, tolerance=0
+        )
         for adapter, weight in zip(adapters, weights, strict=True):
             merge.add(adapter, weight)
         report = merge.run_to(given.output)
@@ -89,8 +124,6 @@ def _run(given: argparse.Namespace) -> str | None:
             Path(given.metadata).write_text(text + "\n", encoding="utf-8")
     except (LycomergeError, OSError) as error:
         return str(error)
-    for warning in report.data["warnings"]:
-        print(f"Warning: {warning}", file=sys.stderr)
     if given.verify:
         _verify(report)
     print(f"Merged {len(adapters)} models into {given.output}, to within {report.relative_error:.1e}.")
@@ -98,8 +131,10 @@ def _run(given: argparse.Namespace) -> str | None:
 
 
 def _main(output: str, advanced: bool, arguments: Sequence[str] | None) -> int:
+    logging.basicConfig(format="Warning: %(message)s")
     try:
-        problem = _run(_parser(output, advanced).parse_args(arguments))
+        given = _weights_joined(sys.argv[1:] if arguments is None else arguments)
+        problem = _run(_parser(output, advanced).parse_intermixed_args(given))
     except KeyboardInterrupt:
         return 130
     if problem:

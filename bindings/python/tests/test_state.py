@@ -1,0 +1,92 @@
+"""Tensors of PyTorch and NumPy into adapters and out of them, as far as either is installed."""
+
+import importlib.util
+import os
+import unittest
+from pathlib import Path
+from typing import Any
+
+import lycomerge
+
+ADAPTERS = Path(os.environ["LYCOMERGE_ADAPTERS"])
+LOKR = ADAPTERS / "invert.lokr4.safetensors"
+
+
+class NumPy(unittest.TestCase):
+    def setUp(self) -> None:
+        if not importlib.util.find_spec("numpy"):
+            self.skipTest("NumPy is not installed")
+
+    def test_arrays_are_lent_and_taken(self) -> None:
+        import numpy
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        arrays = {tensor.name: tensor.numpy() for tensor in adapter.tensors()}
+        again = lycomerge.Adapter.from_state_dict(arrays, {"ss_output_name": "again"})
+        self.assertEqual(list(again.tensors()), list(adapter.tensors()))
+        self.assertEqual(again.metadata("ss_output_name"), "again")
+        # However the numbers lie in memory.
+        turned = {name: array.astype(array.dtype.newbyteorder(">"), order="F") for name, array in arrays.items()}
+        self.assertEqual(list(lycomerge.Adapter.from_state_dict(turned).tensors()), list(adapter.tensors()))
+        first = next(iter(arrays.values()))
+        self.assertFalse(first.flags.writeable)
+        with self.assertRaises(TypeError):
+            lycomerge.Adapter.from_state_dict({"x.diff": numpy.array(["text"])})
+
+
+class Torch(unittest.TestCase):
+    def setUp(self) -> None:
+        if not importlib.util.find_spec("torch"):
+            self.skipTest("PyTorch is not installed")
+
+    def state(self, dtype: Any) -> dict[str, Any]:
+        state = lycomerge.Adapter.open(LOKR).state_dict()
+        return {name: tensor.to(dtype) for name, tensor in state.items()}
+
+    def test_a_state_dict_comes_back_in_every_dtype(self) -> None:
+        import torch
+
+        for dtype in [
+            torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+        ]:  # fmt: skip
+            state = self.state(dtype)
+            again = lycomerge.Adapter.from_state_dict(state).state_dict()
+            self.assertEqual(again.keys(), state.keys())
+            for name, tensor in state.items():
+                self.assertEqual((again[name].dtype, again[name].shape), (dtype, tensor.shape))
+                self.assertTrue(torch.equal(again[name].double(), tensor.double()), name)
+
+    def test_a_state_dict_may_be_written_into(self) -> None:
+        adapter = lycomerge.Adapter.open(LOKR)
+        before = adapter.to_bytes()
+        for tensor in adapter.state_dict().values():
+            tensor.zero_()
+        self.assertEqual(adapter.to_bytes(), before)
+
+    def test_tensors_are_lent_without_a_copy(self) -> None:
+        import torch
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        tensor = next(tensor for tensor in adapter.tensors() if len(tensor.shape) == 2)
+        lent = tensor.torch()
+        self.assertEqual(lent.data_ptr(), tensor.torch().data_ptr())
+        copied = torch.frombuffer(bytearray(tensor.data), dtype=lent.dtype).reshape(tensor.shape)
+        self.assertTrue(torch.equal(lent, copied))
+
+    def test_strided_parameters_are_taken_by_their_values(self) -> None:
+        import torch
+
+        turned = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3)).t()
+        adapter = lycomerge.Adapter.from_state_dict({"lora_unet_x.diff": turned})
+        self.assertEqual(adapter.state_dict()["lora_unet_x.diff"].tolist(), turned.tolist())
+
+    def test_a_merge_is_a_state_dict(self) -> None:
+        import torch
+
+        state = self.state(torch.float32)
+        merged, _ = lycomerge.Merge(dtype="float32").add(lycomerge.Adapter.from_state_dict(state), 2.0).run()
+        self.assertTrue(all(isinstance(tensor, torch.Tensor) for tensor in merged.state_dict().values()))
+
+
+if __name__ == "__main__":
+    unittest.main()
