@@ -467,6 +467,14 @@ lyco_status lyco_adapter_metadata(const lyco_adapter *adapter,
                                   const char **value,
                                   lyco_error **error);
 
+/// How many lines of metadata the file has; they are counted from 0, in the order of their keys. 0 for NULL.
+size_t lyco_adapter_metadata_count(const lyco_adapter *adapter);
+
+/// The key of one line of metadata, which lyco_adapter_metadata() looks up; it lives as long as the adapter. NULL where
+/// the index is out of range, and for NULL.
+const char *lyco_adapter_metadata_key(const lyco_adapter *adapter,
+                                      size_t index);
+
 /// Says what the adapter is, as `lycomerge inspect --json` does of a file: families, ranks, dtype, the metadata that
 /// tell where it comes from, how much it does in all and by block of the model, and what is odd about it. The first call
 /// reads the whole file; the JSON lives as long as the adapter.

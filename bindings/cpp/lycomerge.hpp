@@ -315,6 +315,14 @@ public:
             [&] { return value ? std::optional<std::string_view>(value) : std::nullopt; });
     }
 
+    /// The keys of the file's metadata, sorted.
+    std::vector<std::string_view> metadata_keys() const {
+        std::vector<std::string_view> all;
+        for (std::size_t i = 0; i < lyco_adapter_metadata_count(get()); i++)
+            all.push_back(lyco_adapter_metadata_key(get(), i));
+        return all;
+    }
+
     /// The whole file.
     Outcome<Span<const std::uint8_t>> bytes() const {
         const std::uint8_t *data = nullptr;

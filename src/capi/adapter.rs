@@ -1,6 +1,5 @@
 //! Opened adapters.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
 use std::mem::offset_of;
 use std::path::Path;
@@ -26,8 +25,8 @@ pub struct lyco_adapter {
     adapter: Arc<Adapter>,
     kind: CString,
     layers: Vec<Row>,
-    tensors: Vec<TensorName>,
-    metadata: BTreeMap<String, CString>,
+    tensors: Vec<Name>,
+    metadata: Vec<(Name, CString)>,
     /// Made when it is first asked for.
     survey: OnceLock<CString>,
 }
@@ -39,13 +38,13 @@ struct Row {
     info: Numbers,
 }
 
-/// A tensor's name as the file has it, and as C reads it.
-pub(super) struct TensorName {
+/// A name as the file has it, and as C reads it.
+pub(super) struct Name {
     key: String,
     text: CString,
 }
 
-impl TensorName {
+impl Name {
     fn of(name: &str) -> Self {
         Self { key: name.to_owned(), text: text::own(name) }
     }
@@ -143,8 +142,12 @@ impl lyco_adapter {
         Self {
             kind: text::own(kind),
             layers: adapter.layers().iter().map(|(id, layer)| Row::of(id, layer)).collect(),
-            tensors: adapter.file().names().map(TensorName::of).collect(),
-            metadata: adapter.metadata().iter().map(|(key, value)| (key.clone(), text::own(value))).collect(),
+            tensors: adapter.file().names().map(Name::of).collect(),
+            metadata: adapter
+                .metadata()
+                .iter()
+                .map(|(key, value)| (Name::of(key), text::own(value)))
+                .collect(),
             survey: OnceLock::new(),
             adapter: Arc::new(adapter),
         }
@@ -165,7 +168,7 @@ impl lyco_adapter {
     }
 
     /// Sorted by name.
-    pub(super) fn tensors(&self) -> &[TensorName] {
+    pub(super) fn tensors(&self) -> &[Name] {
         &self.tensors
     }
 
@@ -355,11 +358,33 @@ pub unsafe extern "C" fn lyco_adapter_metadata(
     let look_up = || unsafe {
         let adapter = handle::borrow(adapter, "adapter")?;
         let key = text::borrow(key, "key")?;
-        handle::output(value, "value")?.write(text::lend(adapter.metadata.get(key).map(CString::as_c_str)));
+        let found = adapter.metadata.binary_search_by(|(known, _)| known.key.as_str().cmp(key)).ok();
+        handle::output(value, "value")?.write(text::lend(found.map(|at| adapter.metadata[at].1.as_c_str())));
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.
     unsafe { fallible(error, look_up) }
+}
+
+/// How many lines of metadata the file has; they are counted from 0, in the order of their keys. 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_metadata_count(adapter: *const lyco_adapter) -> usize {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    infallible(0, || unsafe { handle::peek(adapter) }.map_or(0, |adapter| adapter.metadata.len()))
+}
+
+/// The key of one line of metadata, which lyco_adapter_metadata() looks up; it lives as long as the adapter. NULL where
+/// the index is out of range, and for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_adapter_metadata_key(
+    adapter: *const lyco_adapter,
+    index: usize,
+) -> *const c_char {
+    // SAFETY: the header asks for NULL or an adapter that is not freed.
+    infallible(ptr::null(), || {
+        let adapter = unsafe { handle::peek(adapter) };
+        text::lend(adapter.and_then(|adapter| Some(adapter.metadata.get(index)?.0.text())))
+    })
 }
 
 /// Says what the adapter is, as `lycomerge inspect --json` does of a file: families, ranks, dtype, the metadata that

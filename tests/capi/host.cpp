@@ -114,6 +114,7 @@ int main(int argc, char **argv) {
     }
     const Adapter built = builder.set_metadata("a", "b").finish("built");
     CHECK(built.layer_count() == 97 && built.delta<float>(0) == lokr.delta<float>(0) && built.metadata("a") == "b");
+    CHECK(built.metadata_keys().front() == "a");
 
     // The report by layer, and its recipe once more.
     CHECK(report.layer_count() == 97 && report.layer(0).name == kept.layer(0).name);

@@ -89,6 +89,12 @@ int main(int argc, char **argv) {
     CHECK(strcmp(value, "lycoris.kohya") == 0);
     MUST(lyco_adapter_metadata(lokr, "no such key", &value, &error));
     CHECK(value == NULL);
+    size_t lines = lyco_adapter_metadata_count(lokr);
+    CHECK(lines > 0 && !lyco_adapter_metadata_key(lokr, lines));
+    for (size_t i = 0; i < lines; i++) {
+        MUST(lyco_adapter_metadata(lokr, lyco_adapter_metadata_key(lokr, i), &value, &error));
+        CHECK(value != NULL);
+    }
     const char *survey = NULL, *again = NULL;
     MUST(lyco_adapter_survey(lokr, &survey, &error));
     MUST(lyco_adapter_survey(lokr, &again, &error));

@@ -31,6 +31,7 @@ static void accessors(void) {
     CHECK(!lyco_adapter_kind(NULL) && !lyco_adapter_retain(NULL));
     CHECK(lyco_adapter_byte_len(NULL) == 0 && lyco_adapter_layer_count(NULL) == 0);
     CHECK(lyco_adapter_tensor_count(NULL) == 0);
+    CHECK(lyco_adapter_metadata_count(NULL) == 0 && !lyco_adapter_metadata_key(NULL, 0));
     lyco_adapter_free(NULL);
     lyco_merge_free(NULL);
     lyco_builder_free(NULL);

@@ -153,6 +153,38 @@ started.wait()
             lycomerge.merge([LOKR, LOHA], output=self.output, progress=interrupt)
         self.assertEqual(list(self.output.parent.iterdir()), [])
 
+    def test_a_recipe_makes_the_same_bytes_again(self) -> None:
+        first = lycomerge.Merge(dtype="float32", format="lora", rank=4, match_norm=True).add(LOKR).add(LOHA, 0.5)
+        merged, report = first.run()
+        for recipe in (merged.metadata("lycomerge_recipe") or "", report.data):
+            again, _ = lycomerge.Merge().add(LOKR).add(LOHA, 0.5).set_recipe(recipe).run()
+            self.assertEqual(again.to_bytes(), merged.to_bytes())
+        with self.assertRaises(lycomerge.OptionError):
+            lycomerge.Merge().set_recipe({})
+        self.assertEqual([layer.name for layer in report.layers], [layer.name for layer in merged.layers])
+        self.assertTrue(all(layer.rank <= 4 and layer.relative_error >= 0 for layer in report.layers))
+
+    def test_another_thread_cancels(self) -> None:
+        merge = lycomerge.Merge().add(LOKR).add(LOHA)
+
+        def elsewhere(stage: str, done: int, total: int) -> None:
+            thread = threading.Thread(target=merge.cancel)
+            thread.start()
+            thread.join()
+
+        with self.assertRaises(lycomerge.Cancelled):
+            merge.run(elsewhere)
+        merge.run()
+
+    def test_the_survey_and_the_families_are_the_librarys(self) -> None:
+        adapter = lycomerge.Adapter.open(LOKR)
+        survey = adapter.survey()
+        self.assertEqual((survey["kind"], survey["families"]["LoKr"]), ("LoKr", 97))
+        self.assertIn("LoKr", [family.name for family in lycomerge.families()])
+        metadata = adapter.all_metadata()
+        self.assertEqual(metadata["ss_network_module"], "lycoris.kohya")
+        self.assertEqual(list(metadata), sorted(metadata))
+
 
 if __name__ == "__main__":
     unittest.main()

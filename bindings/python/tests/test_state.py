@@ -9,7 +9,7 @@ from typing import Any
 import lycomerge
 
 ADAPTERS = Path(os.environ["LYCOMERGE_ADAPTERS"])
-LOKR = ADAPTERS / "invert.lokr4.safetensors"
+LOKR, LOHA = ADAPTERS / "invert.lokr4.safetensors", ADAPTERS / "italic.loha.safetensors"
 
 
 class NumPy(unittest.TestCase):
@@ -32,6 +32,62 @@ class NumPy(unittest.TestCase):
         self.assertFalse(first.flags.writeable)
         with self.assertRaises(TypeError):
             lycomerge.Adapter.from_state_dict({"x.diff": numpy.array(["text"])})
+
+
+    def test_what_a_layer_does_is_an_array(self) -> None:
+        import numpy
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        for index in range(3):
+            wide, narrow = (adapter.delta(index, dtype).numpy() for dtype in ("F64", "F32"))
+            layer = adapter.layers[index]
+            self.assertEqual(wide.shape, (layer.rows, layer.cols))
+            self.assertTrue(numpy.array_equal(wide.astype("float32"), narrow))
+            self.assertAlmostEqual(float(numpy.linalg.norm(wide)) / adapter.delta_norm(index), 1.0, places=9)
+        with self.assertRaises(lycomerge.LycomergeError):
+            adapter.delta(0, "U8")
+        with self.assertRaises(lycomerge.LycomergeError):
+            adapter.delta(97)
+
+    def test_merged_deltas_are_the_sums_of_the_inputs_own(self) -> None:
+        import numpy
+
+        one, other = lycomerge.Adapter.open(LOKR), lycomerge.Adapter.open(LOHA)
+        taken: list[str] = []
+
+        def take(layer: lycomerge.Layer, delta: lycomerge.Tensor) -> None:
+            index = len(taken)
+            truth = 0.6 * one.delta(index, "F64").numpy() - 0.4 * other.delta(index, "F64").numpy()
+            wrong = delta.numpy().reshape(truth.shape) - truth
+            self.assertLess(numpy.linalg.norm(wrong) / numpy.linalg.norm(truth), 1e-7)
+            taken.append(layer.name)
+
+        merge = lycomerge.Merge(dtype="float32").add(one, 0.6).add(other, -0.4)
+        merge.deltas(take)
+        self.assertEqual(taken, [layer.name for layer in one.layers])
+
+        def refuse(layer: lycomerge.Layer, delta: lycomerge.Tensor) -> None:
+            raise LookupError(layer.name)
+
+        with self.assertRaises(LookupError):
+            merge.deltas(refuse)
+
+    def test_tensors_go_by_dlpack(self) -> None:
+        import numpy
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        for tensor in adapter.tensors():
+            taken = numpy.from_dlpack(tensor)
+            self.assertTrue(numpy.array_equal(taken, tensor.numpy()))
+            self.assertFalse(taken.flags.writeable)
+        first = next(adapter.tensors())
+        with self.assertRaises(BufferError):
+            first.__dlpack__()
+        with self.assertRaises(BufferError):
+            adapter.delta(0).__dlpack__(max_version=(1, 0))
+        # Nobody takes it, so it is given back.
+        capsule = first.__dlpack__(max_version=(1, 0))
+        del capsule
 
 
 class Torch(unittest.TestCase):
@@ -72,6 +128,13 @@ class Torch(unittest.TestCase):
         self.assertEqual(lent.data_ptr(), tensor.torch().data_ptr())
         copied = torch.frombuffer(bytearray(tensor.data), dtype=lent.dtype).reshape(tensor.shape)
         self.assertTrue(torch.equal(lent, copied))
+
+    def test_tensors_go_by_dlpack(self) -> None:
+        import torch
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        for tensor in adapter.tensors():
+            self.assertTrue(torch.equal(torch.from_dlpack(tensor), tensor.torch()))
 
     def test_strided_parameters_are_taken_by_their_values(self) -> None:
         import torch

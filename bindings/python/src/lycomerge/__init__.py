@@ -22,8 +22,8 @@ from .errors import (
     UnsupportedError,
 )
 from .inspecting import Inspection, inspect
-from .listing import Option, Strategy, options, strategies
-from .merging import Forecast, Merge, Report, merge
+from .listing import Family, Option, Strategy, families, options, strategies
+from .merging import Forecast, LayerReport, Merge, Report, TakeDelta, merge
 from .progress import Progress
 
 __version__: str = _library.lyco_version().decode()
@@ -31,11 +31,13 @@ __version__: str = _library.lyco_version().decode()
 __all__ = [
     "Adapter",
     "Cancelled",
+    "Family",
     "Forecast",
     "FormatError",
     "Inspection",
     "IoError",
     "Layer",
+    "LayerReport",
     "LycomergeError",
     "Merge",
     "MismatchError",
@@ -45,9 +47,11 @@ __all__ = [
     "Progress",
     "Report",
     "Strategy",
+    "TakeDelta",
     "Tensor",
     "UnsupportedError",
     "__version__",
+    "families",
     "inspect",
     "merge",
     "options",

@@ -177,6 +177,10 @@ def declare(library: CDLL) -> None:
     library.lyco_adapter_layer_info.restype = c_uint32
     library.lyco_adapter_metadata.argtypes = [c_void_p, c_char_p, POINTER(c_char_p), POINTER(c_void_p)]
     library.lyco_adapter_metadata.restype = c_uint32
+    library.lyco_adapter_metadata_count.argtypes = [c_void_p]
+    library.lyco_adapter_metadata_count.restype = c_size_t
+    library.lyco_adapter_metadata_key.argtypes = [c_void_p, c_size_t]
+    library.lyco_adapter_metadata_key.restype = c_char_p
     library.lyco_adapter_survey.argtypes = [c_void_p, POINTER(c_char_p), POINTER(c_void_p)]
     library.lyco_adapter_survey.restype = c_uint32
     library.lyco_adapter_save.argtypes = [c_void_p, c_char_p, POINTER(c_void_p)]

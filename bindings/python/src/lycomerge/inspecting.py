@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -27,15 +26,6 @@ class Inspection:
     metadata: dict[str, str]
 
 
-def _metadata(file: memoryview) -> dict[str, str]:
-    """All metadata of a safetensors file, which begins with the length of its JSON header; PyTorch files have none."""
-    size = int.from_bytes(file[:8], "little")
-    if size > len(file) - 8 or file[8:9].tobytes() != b"{":
-        return {}
-    found: dict[str, str] = json.loads(bytes(file[8 : 8 + size])).get("__metadata__", {})
-    return found
-
-
 def inspect(adapter: Adapter | str | os.PathLike[str]) -> Inspection:
     """Says what an adapter is: its family, size, layers, ranks, dtypes and metadata. Of the tensors, only names and
     shapes are read."""
@@ -43,10 +33,9 @@ def inspect(adapter: Adapter | str | os.PathLike[str]) -> Inspection:
     layers = opened.layers
     ranked = [layer for layer in layers if layer.rank]
     scales = [layer.scale for layer in ranked]
-    file = opened.data
     return Inspection(
         kind=opened.kind,
-        byte_len=len(file),
+        byte_len=len(opened.data),
         modules=len({layer.name for layer in layers}),
         layers=len(layers),
         families=dict(Counter(layer.family for layer in layers).most_common()),
@@ -54,5 +43,5 @@ def inspect(adapter: Adapter | str | os.PathLike[str]) -> Inspection:
         without_rank=len(layers) - len(ranked),
         scales=(min(scales), max(scales)) if scales else None,
         dtypes=dict(Counter(tensor.dtype for tensor in opened.tensors()).most_common()),
-        metadata=_metadata(file),
+        metadata=opened.all_metadata(),
     )

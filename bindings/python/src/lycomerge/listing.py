@@ -1,4 +1,4 @@
-"""The strategies and options of a merge, for hosts that build a form from them."""
+"""The strategies and options of a merge, and the families of adapters, for hosts that build a form from them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ class Option:
     value: str | None
     default: str
     help: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """A way to store deltas: what `Layer.family` says, and what it is."""
+
+    name: str
+    help: str
+
+
+def families() -> list[Family]:
+    """Every family that is merged."""
+    return [
+        Family(str(text(library.lyco_family_name(index))), str(text(library.lyco_family_help(index))))
+        for index in range(library.lyco_family_count())
+    ]
 
 
 def strategies() -> list[Strategy]:

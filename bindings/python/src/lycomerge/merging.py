@@ -7,14 +7,14 @@ import ctypes
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from . import _abi
 from ._library import call, library, raised, text
-from .adapter import Adapter
+from .adapter import DTYPES, Adapter, Layer, Tensor, layer_of, param_name
 from .errors import OptionError
 from .progress import Progress, listener
 
@@ -47,11 +47,43 @@ class Report:
         """|stored - true| / |true| over the whole file."""
         return float(library.lyco_report_relative_error(self._handle))
 
+    @property
+    def layers(self) -> list[LayerReport]:
+        """The layers, in the order of their names."""
+        return [self._layer(index) for index in range(library.lyco_report_layer_count(self._handle))]
+
+    def _layer(self, index: int) -> LayerReport:
+        found = _abi.lyco_layer_report(ctypes.sizeof(_abi.lyco_layer_report))
+        call(library.lyco_report_layer, self._handle, index, ctypes.byref(found))
+        return LayerReport(
+            found.name.decode(), found.family.decode(), param_name(found.param), found.rank, found.norm,
+            found.relative_error, found.direction_error,
+        )  # fmt: skip
+
     @cached_property
     def data(self) -> dict[str, Any]:
         """Everything: the recipe, the size, each layer's family, shape, rank and error, and the warnings."""
         found: dict[str, Any] = json.loads(str(text(library.lyco_report_json(self._handle))))
         return found
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How one layer was stored: `norm` is |true|, `relative_error` is |stored - true| / |true|, and `direction_error`
+    the part of it that no scaling could mend."""
+
+    name: str
+    family: str
+    param: str
+    rank: int
+    norm: float
+    relative_error: float
+    direction_error: float
+
+
+#: Hears of a merged delta: the layer, and its entries in the parameter's own shape. What it raises stops the merge and
+#: comes out of it.
+TakeDelta = Callable[[Layer, Tensor], object]
 
 
 class Merge:
@@ -78,6 +110,34 @@ class Merge:
             spelled = str(value).lower() if isinstance(value, bool) else str(value)
             call(library.lyco_merge_set, self._handle, key.encode(), spelled.encode())
         return self
+
+    def set_recipe(self, recipe: str | Mapping[str, Any]) -> Merge:
+        """Sets the options as a recipe has them: of a report's `data`, or of a merged file's metadata
+        (`lycomerge_recipe`). Inputs and weights are yours to add."""
+        spelled = recipe if isinstance(recipe, str) else json.dumps(recipe)
+        call(library.lyco_merge_set_recipe, self._handle, spelled.encode())
+        return self
+
+    def cancel(self) -> None:
+        """Stops what goes on of this merge in other threads, which raises `Cancelled` there."""
+        call(library.lyco_merge_cancel, self._handle)
+
+    def deltas(self, take: TakeDelta, progress: Progress = None) -> None:
+        """Merges and hands over what is to be added to the model, layer by layer, in the dtype that the option `dtype`
+        says. Nothing is fitted or stored."""
+
+        def receive(_user: Any, layer: Any, delta: Any) -> int:
+            try:
+                view = delta.contents
+                data = memoryview(ctypes.string_at(view.data, view.byte_len))
+                shape = tuple(view.shape[: view.dim_count])
+                take(layer_of(layer.contents), Tensor(view.name.decode(), DTYPES[view.dtype], shape, data))
+            except BaseException as error:
+                raised.errors.append(error)
+            return len(raised.errors)
+
+        callback = _abi.lyco_delta_callback(receive)
+        _watched(progress, library.lyco_merge_deltas, self._handle, callback, outputs=[])
 
     def forecast(self, progress: Progress = None) -> Forecast:
         """Says size and error before the heavy work, from a sample of the layers."""

@@ -6,10 +6,13 @@ Both call a dtype by the same name, so one table serves both.
 from __future__ import annotations
 
 import ctypes
-import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from . import _abi
+from ._library import call, library
 
 #: What PyTorch and NumPy call the dtypes.
 _NAMES = {
@@ -43,26 +46,39 @@ def torch_tensor(dtype: str, shape: tuple[int, ...], data: memoryview) -> Any:
         return torch.frombuffer(data, dtype=kind).reshape(shape)
 
 
-def _bytes(tensor: Any) -> bytes:
-    """The tensor's numbers, row-major and little-endian."""
+def _numbers(tensor: Any) -> tuple[Any, int, int]:
+    """The tensor's numbers, row-major and little-endian: what holds them, where they are, and how many bytes."""
     if hasattr(tensor, "data_ptr"):  # PyTorch's
-        tensor = tensor.detach().cpu().contiguous()
-        return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
-    return bytes(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes())
+        held = tensor.detach().cpu().contiguous()
+        return held, held.data_ptr(), held.numel() * held.element_size()
+    held = tensor.astype(tensor.dtype.newbyteorder("<"), order="C", copy=False)
+    return held, held.ctypes.data, held.nbytes
 
 
-def to_safetensors(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file. It stands in for a function of the library that takes tensors as they are."""
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    parts: list[bytes] = []
-    end = 0
-    for name, tensor in tensors.items():
-        kind = _DTYPES.get(getattr(tensor.dtype, "name", str(tensor.dtype).removeprefix("torch.")))
-        if kind is None:
-            raise TypeError(f"{name} is {tensor.dtype}, which adapters can't have")
-        parts.append(_bytes(tensor))
-        start, end = end, end + len(parts[-1])
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the numbers are as well aligned as the format promises
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+@contextmanager
+def builder(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Iterator[ctypes.c_void_p]:
+    """A builder with these tensors and metadata."""
+    made = ctypes.c_void_p(library.lyco_builder_new())
+    try:
+        for name, tensor in tensors.items():
+            dtype = _DTYPES.get(getattr(tensor.dtype, "name", str(tensor.dtype).removeprefix("torch.")))
+            if dtype is None:
+                raise TypeError(f"{name} is {tensor.dtype}, which adapters can't have")
+            held, start, size = _numbers(tensor)
+            shape = tuple(tensor.shape)
+            view = _abi.lyco_tensor_view(
+                struct_size=ctypes.sizeof(_abi.lyco_tensor_view),
+                dtype=getattr(_abi, f"LYCO_DTYPE_{dtype}"),
+                name=name.encode(),
+                data=ctypes.cast(start, ctypes.POINTER(ctypes.c_uint8)),
+                byte_len=size,
+                shape=(ctypes.c_size_t * len(shape))(*shape),
+                dim_count=len(shape),
+            )
+            call(library.lyco_builder_add, made, ctypes.byref(view))
+            del held  # until here
+        for key, value in metadata.items():
+            call(library.lyco_builder_set_metadata, made, key.encode(), value.encode())
+        yield made
+    finally:
+        library.lyco_builder_free(made)
