@@ -380,8 +380,8 @@ pub unsafe extern "C" fn lyco_adapter_metadata_key(
     adapter: *const lyco_adapter,
     index: usize,
 ) -> *const c_char {
-    // SAFETY: the header asks for NULL or an adapter that is not freed.
     infallible(ptr::null(), || {
+        // SAFETY: the header asks for NULL or an adapter that is not freed.
         let adapter = unsafe { handle::peek(adapter) };
         text::lend(adapter.and_then(|adapter| Some(adapter.metadata.get(index)?.0.text())))
     })

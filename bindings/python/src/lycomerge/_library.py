@@ -71,13 +71,31 @@ class _Raised(threading.local):
 
 
 raised = _Raised()
+#: A lock for each call that goes on, which holds it.
+_calls: set[threading.Lock] = set()
+_exiting = threading.Event()
+if hasattr(os, "register_at_fork"):  # The calls of other threads don't go on in a child.
+    os.register_at_fork(after_in_child=_calls.clear)
+
+
+def leave_if_exiting() -> None:
+    """Ends threads that Python doesn't wait for when it ends: soon there is nothing left that they could call back."""
+    if _exiting.is_set() and threading.current_thread().daemon:
+        raise SystemExit  # which ends a thread in silence
 
 
 def call(function: Any, *arguments: Any) -> None:
     """Calls what takes an error at the end, and raises what it says. It may raise after the call did its work, so what
     it gives must have its owner before."""
     error = ctypes.c_void_p()
-    failed = function(*arguments, ctypes.byref(error)) != _abi.LYCO_STATUS_OK
+    going_on = threading.Lock()
+    with going_on:
+        _calls.add(going_on)
+        try:
+            leave_if_exiting()
+            failed = function(*arguments, ctypes.byref(error)) != _abi.LYCO_STATUS_OK
+        finally:
+            _calls.discard(going_on)
     said = failure(error) if failed else None
     if raised.errors:
         first = raised.errors[0]
@@ -104,5 +122,12 @@ def _set_log(callback: Any) -> None:
 
 _log_callback = _abi.lyco_log_callback(_log)
 _set_log(_log_callback)
-# Threads that Python doesn't wait for may still be in the library when there is no Python to call any more.
-atexit.register(_set_log, _abi.lyco_log_callback())
+
+
+@atexit.register
+def _exit() -> None:
+    """Waits for the calls of threads that Python doesn't wait for. Their callbacks stop long ones."""
+    _exiting.set()
+    _set_log(_abi.lyco_log_callback())
+    for going_on in list(_calls):
+        going_on.acquire()

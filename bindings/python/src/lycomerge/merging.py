@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from . import _abi
-from ._library import call, library, raised, text
+from ._library import call, leave_if_exiting, library, raised, text
 from .adapter import DTYPES, Adapter, Layer, Tensor, layer_of, param_name
 from .errors import OptionError
 from .progress import Progress, listener
@@ -159,41 +157,20 @@ class Merge:
         return report
 
 
-#: One for each run that goes on, set when it is over.
-_running: set[threading.Event] = set()
-_exiting = threading.Event()
-
-
-@atexit.register
-def _stop_running() -> None:
-    """Ends the runs of threads that Python doesn't wait for: soon there is no Python that they could call."""
-    _exiting.set()
-    for over in list(_running):
-        over.wait()
-
-
 def _watched(progress: Progress, run: Any, *inputs: Any, outputs: Sequence[Any]) -> None:
     """Runs with a callback, even if nobody listens: Ctrl-C and the interpreter's end are heard in it."""
-    over = threading.Event()
     with listener(progress) as heard:
 
         def hear(_user: Any, stage: bytes, done: int, total: int) -> int:
             try:
-                if _exiting.is_set():
-                    raise SystemExit  # which a thread ends with in silence
+                leave_if_exiting()
                 if heard is not None:
                     heard(stage.decode(), done, total)
             except BaseException as error:
                 raised.errors.append(error)
             return len(raised.errors)
 
-        callback = _abi.lyco_progress_callback(hear)
-        _running.add(over)
-        try:
-            call(run, *inputs, callback, None, *map(ctypes.byref, outputs))
-        finally:
-            _running.discard(over)
-            over.set()
+        call(run, *inputs, _abi.lyco_progress_callback(hear), None, *map(ctypes.byref, outputs))
 
 
 def merge(
