@@ -235,3 +235,12 @@ fn the_dynamic_library_is_named_after_the_version_of_its_interface() {
         assert!(said.contains(&format!("Library soname: [{}]", soname())), "{said}");
     }
 }
+
+#[test]
+fn the_table_of_functions_has_just_those_of_the_header() {
+    let table = fs::read_to_string(root().join("docs/abi.md")).unwrap();
+    let columns = table.lines().filter_map(|line| line.strip_prefix("| `lyco_")?.split(" | ").next());
+    let named = columns.flat_map(|column| column.split("`, `lyco_").collect::<Vec<_>>());
+    let named: BTreeSet<_> = named.map(|name| format!("lyco_{}", name.trim_end_matches('`'))).collect();
+    assert_eq!(named, declared());
+}
