@@ -20,16 +20,17 @@ bool show(std::string_view stage, std::size_t done, std::size_t total) {
     return true;
 }
 
-/// The layers that needed the largest ranks: where the inputs have the least in common.
-void list_largest_ranks(const lycomerge::Adapter &adapter, std::size_t count) {
-    std::vector<lycomerge::Layer> layers;
-    for (std::size_t i = 0; i < adapter.layer_count(); i++)
-        layers.push_back(adapter.layer(i));
+/// The layers whose stored form is farthest from the true merge.
+void list_least_exact(const lycomerge::Report &report, std::size_t count) {
+    std::vector<lycomerge::LayerReport> layers;
+    for (std::size_t i = 0; i < report.layer_count(); i++)
+        layers.push_back(report.layer(i));
     count = std::min(count, layers.size());
-    const auto larger = [](const auto &a, const auto &b) { return a.rank > b.rank; };
-    std::stable_sort(layers.begin(), layers.end(), larger);
+    const auto worse = [](const auto &a, const auto &b) { return a.relative_error > b.relative_error; };
+    std::stable_sort(layers.begin(), layers.end(), worse);
     for (std::size_t i = 0; i < count; i++)
-        std::cout << std::setw(6) << layers[i].rank << "  " << layers[i].family << "  " << layers[i].name << '\n';
+        std::cout << std::setw(6) << 100 * layers[i].relative_error << " %  " << layers[i].family << "  "
+                  << layers[i].name << '\n';
 }
 
 void blend(const std::string &output, const std::vector<std::string> &inputs) {
@@ -48,8 +49,8 @@ void blend(const std::string &output, const std::vector<std::string> &inputs) {
     const auto merged = lycomerge::Adapter::open(output);
     std::cout << output << ": " << merged.kind() << ", " << merged.byte_len() / 1000 << " kB, within "
               << std::setprecision(2) << 100 * report.relative_error() << " % of the true merge\n"
-              << "largest ranks:\n";
-    list_largest_ranks(merged, 5);
+              << "least exact:\n";
+    list_least_exact(report, 5);
 }
 
 } // namespace
