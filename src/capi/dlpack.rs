@@ -151,10 +151,13 @@ unsafe extern "C" fn free_lent(tensor: *mut DLManagedTensorVersioned) {
     }
 }
 
-/// The strides of a row-major tensor without gaps, in elements.
+/// The strides of a row-major tensor without gaps, in elements; of no meaning where there are no elements.
 fn packed(shape: &[usize]) -> Vec<i64> {
-    let mut strides: Vec<i64> =
-        shape.iter().rev().scan(1, |next, extent| Some(replace(next, *next * *extent as i64))).collect();
+    let mut strides: Vec<i64> = shape
+        .iter()
+        .rev()
+        .scan(1_i64, |next, extent| Some(replace(next, next.wrapping_mul(*extent as i64))))
+        .collect();
     strides.reverse();
     strides
 }

@@ -145,6 +145,10 @@ started.wait()
         self.assertEqual(list(self.output.parent.iterdir()), [])
 
     def test_ctrl_c_cancels(self) -> None:
+        # Whoever started the tests may have had it ignored, as shells do in the background.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+
         def interrupt(stage: str, done: int, total: int) -> None:
             if threading.current_thread() is threading.main_thread():
                 signal.raise_signal(signal.SIGINT)
