@@ -30,6 +30,7 @@ pub mod error;
 pub mod file;
 pub mod fit;
 pub mod merge;
+pub mod model;
 pub mod report;
 pub mod survey;
 pub mod tensor;
