@@ -34,7 +34,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = job.open()?;
+    let merge = open(&job.models, &job.weights, &job.options)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -70,34 +70,11 @@ impl Job {
             weights,
             output: path("output").unwrap_or_default(),
             metadata: path("metadata"),
-            options: options(matches)?,
+            options: given_options(matches)?,
             verify: matches.get_flag("verify"),
             quiet: matches.get_flag("quiet"),
             yes: matches.get_flag("yes"),
         })
-    }
-
-    /// Opens every model, and warns of what speaks against merging them.
-    fn open(&self) -> Result<Merge, Failure> {
-        if let Some(missing) = self.models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
-            return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
-        }
-        let mut merge = Merge::new();
-        merge.options = self.options.clone();
-        let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-        let opened: Vec<_> = self.models.par_iter().map(open).collect();
-        for (adapter, weight) in opened.into_iter().zip(&self.weights) {
-            merge.add(Arc::new(adapter?), *weight)?;
-        }
-        if stop::asked() {
-            return Err(stop::failure());
-        }
-        let reasons = merge.compatibility_warnings();
-        if !reasons.is_empty() {
-            warning("Models may not be compatible. Proceed with caution.");
-            reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
-        }
-        Ok(merge)
     }
 
     /// Finds out before the work whether its results can be put where they are wanted.
@@ -192,10 +169,36 @@ impl Job {
     }
 }
 
-/// The options of the table, from the command line.
-fn options(matches: &ArgMatches) -> Result<Options, Failure> {
+/// Opens every model, and warns of what speaks against merging them.
+pub(crate) fn open(models: &[PathBuf], weights: &[f64], options: &Options) -> Result<Merge, Failure> {
+    if let Some(missing) = models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
+        return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
+    }
+    let mut merge = Merge::new();
+    merge.options = options.clone();
+    let open = if options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
+    let opened: Vec<_> = models.par_iter().map(open).collect();
+    for (adapter, weight) in opened.into_iter().zip(weights) {
+        merge.add(Arc::new(adapter?), *weight)?;
+    }
+    if stop::asked() {
+        return Err(stop::failure());
+    }
+    let reasons = merge.compatibility_warnings();
+    if !reasons.is_empty() {
+        warning("Models may not be compatible. Proceed with caution.");
+        reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
+    }
+    Ok(merge)
+}
+
+/// The options of the table, from the command line, as far as the subcommand has them.
+pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
     let mut options = Options::default();
-    let chosen = |name: &str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
+    let chosen = |name: &str| {
+        let source = matches.try_contains_id(name).is_ok().then(|| matches.value_source(name)).flatten();
+        source == Some(clap::parser::ValueSource::CommandLine)
+    };
     for row in options::ALL.iter().filter(|row| chosen(row.name)) {
         match row.value {
             None => options.set(row.name, "true")?,
@@ -246,7 +249,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
 }
 
 /// Puts a text at `path`, whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let mut file = AtomicFile::create(path)?;
     let written = file.write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("{}: can't write: {error}", path.display())))?;
