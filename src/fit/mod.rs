@@ -124,7 +124,7 @@ impl Inherited {
     pub fn of<T: Real>(delta: &Delta<T>) -> Self {
         let rank = |term: &Term<T>| match term {
             Term::Plain(factor) => factor.rank(),
-            Term::Kron(kron) => kron.b.rank(),
+            Term::Kron(kron) => kron.a.rank().max(kron.b.rank()),
             Term::Hadamard(hadamard) => hadamard.first.rank(),
         };
         let rank = delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(0);
