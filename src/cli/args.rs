@@ -19,6 +19,9 @@ pub(crate) const BAKE: &str = "bake";
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
 const COMBINING: [&str; 6] = ["strategy", "normalize", "norm-threshold", "skip-unknown", "threads", "memory"];
 
+/// The name of the subcommand that stores one adapter in another form: a merge of one.
+pub(crate) const CONVERT: &str = "convert";
+
 /// What the output is called unless `--output` says otherwise.
 const DEFAULT_OUTPUT: &str = "merged_lycoris.safetensors";
 
@@ -50,6 +53,17 @@ Examples:
   A sharded model, by its index or its folder, becomes one file:
     lycomerge bake transformer/ style.safetensors -o styled.safetensors";
 
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  A LoKr or LoHa as a LoRA, for programs that read nothing else; written to style.lora.safetensors:
+    lycomerge convert style.safetensors
+  A LoRA of rank 128 at rank 32, its convolutions at rank 8:
+    lycomerge convert big.safetensors --rank 32 --conv-rank 8 -o small.safetensors
+  As few singular values of each layer as hold 95 % of its norm, at most 64:
+    lycomerge convert big.safetensors --sv-fro 0.95 --rank 64 -o small.safetensors
+  The best that 40 MB can hold, in any form:
+    lycomerge convert big.safetensors --format auto --max-size 40MB -o small.safetensors";
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   What a file is, where in the model it acts, and how strongly:
@@ -70,17 +84,18 @@ pub(crate) fn command() -> Command {
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .subcommand(merge())
+        .subcommand(convert())
         .subcommand(bake())
         .subcommand(inspect())
 }
 
-/// An option of the library's table.
-fn option(row: &'static options::Row, default: &str) -> Arg {
+/// A row of the table as an argument.
+fn option(row: &options::Row) -> Arg {
     let arg = Arg::new(row.name).long(row.name);
     match row.value {
         None => arg.action(ArgAction::SetTrue).help(row.help),
         Some(value) => {
-            let help = format!("{} [default: {default}]", row.help);
+            let help = format!("{} [default: {}]", row.help, row.default);
             arg.value_name(value).help(help).allow_negative_numbers(true)
         }
     }
@@ -91,9 +106,36 @@ fn strategies() -> String {
     strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help)).collect()
 }
 
+/// The rows about what to store, for commands that don't merge several adapters, and make a LoRA unless told otherwise.
+fn storing() -> impl Iterator<Item = Arg> {
+    /// What is about several adapters.
+    const MERGING: [&str; 4] = ["strategy", "normalize", "norm-threshold", "space"];
+    let rows = options::ALL.iter().filter(|row| !MERGING.contains(&row.name));
+    rows.map(|row| match row.name {
+        "format" => option(row).help(row.help).default_value("lora"),
+        _ => option(row),
+    })
+}
+
+/// What every command that writes an adapter takes.
+fn saying() -> [Arg; 4] {
+    [
+        Arg::new("metadata")
+            .long("metadata")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Write the report, with the error of every layer, as JSON"),
+        switch("verify", "Print what was stored, tensor by tensor, and the error of every layer"),
+        switch("quiet", "No progress, no forecast and no summary; warnings and errors stay").short('q'),
+        switch("yes", "Don't ask before a huge output is written").short('y'),
+    ]
+}
+
+fn output() -> Arg {
+    Arg::new("output").short('o').long("output").value_name("FILE").value_parser(value_parser!(PathBuf))
+}
+
 fn merge() -> Command {
-    let heading = "How to merge, and what to store";
-    let table = options::ALL.iter().map(|row| option(row, row.default).help_heading(heading));
     let strategies = strategies();
     Command::new(MERGE)
         .about("Merge adapters of any families into one file, and say how exact it is")
@@ -110,11 +152,7 @@ fn merge() -> Command {
                 .allow_negative_numbers(true)
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
-            Arg::new("output")
-                .short('o')
-                .long("output")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
+            output()
                 .default_value(DEFAULT_OUTPUT)
                 .help(
                     "The merged adapter; it appears when it is whole, and may be one of the models. A name that ends \
@@ -122,25 +160,35 @@ fn merge() -> Command {
                      how, is then told by --metadata alone",
                 ),
         ])
-        .args(table)
+        .next_help_heading("How to merge, and what to store")
+        .args(options::ALL.iter().map(option))
         .next_help_heading("What to say and ask")
+        .args(saying())
+}
+
+fn convert() -> Command {
+    Command::new(CONVERT)
+        .about("Store an adapter in another form or at another rank, and say how exact it is")
+        .arg_required_else_help(true)
+        .after_help(format!("{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
-            Arg::new("metadata")
-                .long("metadata")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Write the report of the merge, with the error of every layer, as JSON"),
-            switch("verify", "Print what was stored, tensor by tensor, and the error of every layer"),
-            switch("quiet", "No progress, no forecast and no summary; warnings and errors stay").short('q'),
-            switch("yes", "Don't ask before a huge output is written").short('y'),
+            files("models", "FILE", "The adapter: a safetensors or PyTorch file").num_args(1),
+            output().help(
+                "The converted adapter; it appears when it is whole, and may be FILE [default: beside FILE, named \
+                 NAME.FORMAT.safetensors]",
+            ),
         ])
+        .next_help_heading("What to store")
+        .args(storing())
+        .next_help_heading("What to say and ask")
+        .args(saying())
 }
 
 fn bake() -> Command {
     let table = options::ALL.iter().filter(|row| COMBINING.contains(&row.name));
-    let table = table.map(|row| {
-        let default = if row.name == "memory" { "256MiB" } else { row.default };
-        option(row, default).help_heading("How to merge")
+    let table = table.map(|row| match row.name {
+        "memory" => option(row).help(format!("{} [default: 256MiB]", row.help)),
+        _ => option(row),
     });
     let strategies = strategies();
     Command::new(BAKE)
@@ -161,6 +209,7 @@ fn bake() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("The whole model, one safetensors file; it appears when it is whole, and may be the checkpoint"),
         ])
+        .next_help_heading("How to merge")
         .args(table)
         .next_help_heading("How to round")
         .args([
