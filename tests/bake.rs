@@ -336,6 +336,47 @@ fn modules_that_the_checkpoint_lacks_or_has_otherwise_are_errors_that_name_them(
     );
 }
 
+/// Weights of ones, with a difference baked into them, as numbers by tensor.
+fn baked_difference(module: &str, rows: usize, checkpoint: &[(&str, usize)]) -> Vec<Vec<f64>> {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let count = |n: usize| (0..n).map(|i| i as f64).collect::<Vec<_>>();
+    let difference = (Dtype::F32, vec![rows, 1], bytes(&count(rows), Dtype::F32));
+    write(&file("adapter.safetensors"), &[(format!("{module}.diff"), difference)].into());
+    let ones = |(name, rows): &(&str, usize)| {
+        (format!("{name}.weight"), (Dtype::F32, vec![*rows, 1], bytes(&vec![1.0; *rows], Dtype::F32)))
+    };
+    write(&file("base.safetensors"), &checkpoint.iter().map(ones).collect());
+    let adapter = Arc::new(Adapter::open(file("adapter.safetensors")).unwrap());
+    let base = Checkpoint::open(file("base.safetensors")).unwrap();
+    let output = file("baked.safetensors");
+    merge(&[(adapter, 2.0)]).bake(&base, &output, Rounding::Nearest, &mut |_| true).unwrap();
+    let output = Container::open(&output).unwrap();
+    checkpoint.iter().map(|(name, _)| output.get(&format!("{name}.weight")).unwrap().to_reals()).collect()
+}
+
+#[test]
+fn fused_and_split_weights_and_swapped_halves_meet() {
+    let attention = ["to_q", "to_k", "to_v"].map(|part| format!("transformer_blocks.0.attn.{part}"));
+    let split: Vec<(&str, usize)> = attention.iter().map(|name| (name.as_str(), 2)).collect();
+    let qkv = "lora_unet_double_blocks_0_img_attn_qkv";
+    assert_eq!(baked_difference(qkv, 6, &split), [[1.0, 3.0], [5.0, 7.0], [9.0, 11.0]]);
+
+    let fused = [("model.diffusion_model.double_blocks.0.img_attn.qkv", 6)];
+    let to_k = "lora_transformer_transformer_blocks_0_attn_to_k";
+    assert_eq!(baked_difference(to_k, 2, &fused), [[1.0, 1.0, 1.0, 3.0, 1.0, 1.0]]);
+
+    // diffusers has (scale, shift) where the model's own code has (shift, scale).
+    let last =
+        [("model.diffusion_model.final_layer.adaLN_modulation.1", 4), ("double_blocks.0.img_attn.proj", 1)];
+    let swapped = baked_difference("transformer.norm_out.linear", 4, &last);
+    assert_eq!(swapped[0], [5.0, 7.0, 1.0, 3.0]);
+    assert_eq!(
+        baked_difference("lora_unet_final_layer_adaLN_modulation_1", 4, &last)[0],
+        [1.0, 3.0, 5.0, 7.0]
+    );
+}
+
 #[cfg(feature = "cli")]
 #[test]
 fn the_command_takes_weights_behind_colons_and_says_what_is_left() {

@@ -5,6 +5,7 @@
 //! rounding leaves of ΔW is measured for every tensor.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -21,7 +22,7 @@ use crate::delta::dense::Rows;
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, Container, FixedWriter, Outline};
-use crate::model::{Checkpoint, Parameter, identify};
+use crate::model::{Checkpoint, Parameter, identify, nearest};
 use crate::tensor::{Dtype, Real, TensorView};
 
 pub use crate::compute::round::Rounding;
@@ -230,11 +231,11 @@ impl Merge {
         let (mut missing, mut warnings) = (Vec::new(), Vec::new());
         for target in sites.iter().flat_map(|site| &site.targets) {
             let module = identify(&target.id.module);
-            let found = match target.id.param {
-                Param::Weight => base.weight(&module),
-                Param::Bias => base.bias(&module),
+            let parameters = match target.id.param {
+                Param::Weight => base.weight_parts(&module),
+                Param::Bias => base.bias_parts(&module),
             };
-            let Some(parameter) = found else {
+            if parameters.is_empty() {
                 // Trainers write a norm's bias even where it has none.
                 match target.id.param {
                     Param::Bias if target.norm => warnings.push(format!(
@@ -243,18 +244,18 @@ impl Merge {
                     )),
                     _ => missing.push(target),
                 }
-                continue;
-            };
-            let windows = windows(target, &parameter)
+            }
+            check_shape(target, &parameters)
                 .map_err(|e| e.in_layer(&target.id.module).in_file(base.path()))?;
-            let job = match jobs.entry(parameter.name) {
-                std::collections::btree_map::Entry::Occupied(job) => job.into_mut(),
-                std::collections::btree_map::Entry::Vacant(place) => place.insert(
-                    Job::of(&parameter)
-                        .map_err(|e| e.in_layer(parameter.name).in_file(parameter.file.path()))?,
-                ),
-            };
-            job.parts.push((target, windows));
+            let mut first = 0;
+            for parameter in &parameters {
+                let job = match jobs.entry(parameter.name) {
+                    Entry::Occupied(job) => job.into_mut(),
+                    Entry::Vacant(place) => place.insert(Job::of(parameter)?),
+                };
+                job.parts.push((target, windows(parameter, first)));
+                first += parameter.rows.len();
+            }
         }
         match missing.first() {
             None => Ok((jobs, warnings)),
@@ -264,9 +265,13 @@ impl Merge {
                     1 => String::new(),
                     n => format!(", nor those of {} other layers", n - 1),
                 };
+                let near = match nearest(&first.id.module, base.modules()) {
+                    Some(near) => format!(" (the most similar is '{near}')"),
+                    None => String::new(),
+                };
                 let message = format!(
-                    "the checkpoint {} has no {} of this module{others}; is it the model that the adapter was trained \
-                     on?",
+                    "the checkpoint {} has no {} of this module{near}{others}; is it the model that the adapter was \
+                     trained on?",
                     base.path().display(),
                     first.id.param.name()
                 );
@@ -280,13 +285,16 @@ impl<'a> Job<'a> {
     /// A tensor that nothing changes yet.
     fn of(parameter: &Parameter<'a>) -> Result<Self> {
         let &Parameter { name, file, view, .. } = parameter;
-        if !view.dtype.is_float() {
-            return Err(Error::unsupported(format!(
-                "holds {} numbers, whose meaning isn't known; bake into a checkpoint that isn't quantised",
-                view.dtype.name()
-            )));
-        }
-        Ok(Self { file, name, view, scale: scale(file, name)?, parts: Vec::new() })
+        let quantised = || {
+            let dtype = view.dtype.name();
+            let message = format!(
+                "holds {dtype} numbers, whose meaning isn't known; bake into a checkpoint that isn't quantised"
+            );
+            Err(Error::unsupported(message))
+        };
+        let scale = if view.dtype.is_float() { scale(file, name) } else { quantised() };
+        let scale = scale.map_err(|e| e.in_layer(name).in_file(file.path()))?;
+        Ok(Self { file, name, view, scale, parts: Vec::new() })
     }
 }
 
@@ -309,28 +317,35 @@ fn scale(file: &Container, name: &str) -> Result<f64> {
     }
 }
 
-/// Which rows of the checkpoint's tensor a target's rows are added to.
-fn windows(target: &Target<'_>, parameter: &Parameter<'_>) -> Result<Vec<Window>> {
-    let (shape, rows) = (&target.shape, parameter.rows.len());
-    let entries: usize = parameter.shape().iter().product();
-    if shape.rows != rows || shape.rows * shape.cols != entries {
-        let there: Vec<_> = parameter.shape().iter().map(usize::to_string).collect();
-        return Err(Error::mismatch(format!(
-            "has {} in the checkpoint ('{}'), and the adapter changes {shape}; is it the model that the adapter was \
-             trained on?",
-            there.join("×"),
-            parameter.name
-        )));
+/// Refuses a target whose shape is not the checkpoint's.
+fn check_shape(target: &Target<'_>, parameters: &[Parameter<'_>]) -> Result<()> {
+    let Some(first) = parameters.first() else { return Ok(()) };
+    let shape = &target.shape;
+    let rows: usize = parameters.iter().map(|parameter| parameter.rows.len()).sum();
+    let entries: usize = parameters.iter().map(|parameter| parameter.shape().iter().product::<usize>()).sum();
+    if (shape.rows, shape.rows * shape.cols) == (rows, entries) {
+        return Ok(());
     }
-    let start = parameter.rows.start;
+    let there: Vec<_> = first.shape().iter().map(usize::to_string).collect();
+    Err(Error::mismatch(format!(
+        "has {} in the checkpoint ('{}'), and the adapter changes {shape}; is it the model that the adapter was trained \
+         on?",
+        there.join("×"),
+        first.name
+    )))
+}
+
+/// Which rows of the checkpoint's tensor a target's rows from `first` on are added to.
+fn windows(parameter: &Parameter<'_>, first: usize) -> Vec<Window> {
+    let (start, rows) = (parameter.rows.start, parameter.rows.len());
     if !parameter.swapped {
-        return Ok(vec![Window { tensor: start, delta: 0, len: rows }]);
+        return vec![Window { tensor: start, delta: first, len: rows }];
     }
     let half = rows / 2;
-    Ok(vec![
-        Window { tensor: start, delta: half, len: rows - half },
-        Window { tensor: start + rows - half, delta: 0, len: half },
-    ])
+    vec![
+        Window { tensor: start, delta: first + half, len: rows - half },
+        Window { tensor: start + rows - half, delta: first, len: half },
+    ]
 }
 
 fn outline(file: &Container, name: &str) -> Option<Outline> {
