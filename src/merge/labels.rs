@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Input;
 use super::recipe::Recipe;
+use crate::adapter::RECIPE_KEY;
 
 type Metadata = BTreeMap<String, String>;
 
@@ -79,7 +80,7 @@ pub(super) fn metadata(
         ("modelspec.merged_from", titles.join(", ")),
         ("modelspec.implementation", "https://github.com/KohakuBlueleaf/LyCORIS".to_owned()),
         ("lycomerge_version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lycomerge_recipe", json!(recipe).to_string()),
+        (RECIPE_KEY, json!(recipe).to_string()),
     ] {
         out.insert(key.to_owned(), value);
     }
