@@ -1,4 +1,5 @@
-//! `lycomerge merge`: opens the models, says what is to come, merges, and says what came of it.
+//! `lycomerge merge`: opens the models, says what is to come, merges, and says what came of it. `lycomerge convert` is
+//! the same with one model.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
+use lycomerge::fit::Format;
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
@@ -34,7 +36,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = job.open()?;
+    let merge = open(&job.models, &job.weights, &job.options)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -57,7 +59,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 impl Job {
     fn new(matches: &ArgMatches) -> Result<Self, Failure> {
         let models: Vec<PathBuf> = matches.get_many("models").unwrap_or_default().cloned().collect();
-        let weights = matches.get_many::<Vec<f64>>("weights");
+        let weights = matches.try_get_many::<Vec<f64>>("weights").ok().flatten();
         let weights: Option<Vec<f64>> = weights.map(|weights| weights.flatten().copied().collect());
         let weights = weights.unwrap_or_else(|| vec![1.0; models.len()]);
         if weights.len() != models.len() {
@@ -65,39 +67,18 @@ impl Job {
             return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
+        let options = given_options(matches)?;
+        let output = path("output").unwrap_or_else(|| beside(&models[0], options.format));
         Ok(Self {
             models,
             weights,
-            output: path("output").unwrap_or_default(),
+            output,
             metadata: path("metadata"),
-            options: options(matches)?,
+            options,
             verify: matches.get_flag("verify"),
             quiet: matches.get_flag("quiet"),
             yes: matches.get_flag("yes"),
         })
-    }
-
-    /// Opens every model, and warns of what speaks against merging them.
-    fn open(&self) -> Result<Merge, Failure> {
-        if let Some(missing) = self.models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
-            return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
-        }
-        let mut merge = Merge::new();
-        merge.options = self.options.clone();
-        let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-        let opened: Vec<_> = self.models.par_iter().map(open).collect();
-        for (adapter, weight) in opened.into_iter().zip(&self.weights) {
-            merge.add(Arc::new(adapter?), *weight)?;
-        }
-        if stop::asked() {
-            return Err(stop::failure());
-        }
-        let reasons = merge.compatibility_warnings();
-        if !reasons.is_empty() {
-            warning("Models may not be compatible. Proceed with caution.");
-            reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
-        }
-        Ok(merge)
     }
 
     /// Finds out before the work whether its results can be put where they are wanted.
@@ -192,20 +173,44 @@ impl Job {
     }
 }
 
-/// The options of the table, from the command line.
-fn options(matches: &ArgMatches) -> Result<Options, Failure> {
+/// Opens every model, and warns of what speaks against merging them.
+pub(crate) fn open(models: &[PathBuf], weights: &[f64], options: &Options) -> Result<Merge, Failure> {
+    if let Some(missing) = models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
+        return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
+    }
+    let mut merge = Merge::new();
+    merge.options = options.clone();
+    let open = if options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
+    let opened: Vec<_> = models.par_iter().map(open).collect();
+    for (adapter, weight) in opened.into_iter().zip(weights) {
+        merge.add(Arc::new(adapter?), *weight)?;
+    }
+    if stop::asked() {
+        return Err(stop::failure());
+    }
+    let reasons = merge.compatibility_warnings();
+    if !reasons.is_empty() {
+        warning("Models may not be compatible. Proceed with caution.");
+        reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
+    }
+    Ok(merge)
+}
+
+/// The options of the table, from the command line, as far as the subcommand has them.
+pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
     let mut options = Options::default();
-    let chosen = |name: &str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
-    for row in options::ALL.iter().filter(|row| chosen(row.name)) {
+    // Not every command has every option.
+    let value = |name: &str| matches.try_get_one::<String>(name).ok().flatten();
+    let is_on = |name: &str| matches.try_get_one::<bool>(name).ok().flatten() == Some(&true);
+    for row in &options::ALL {
         match row.value {
-            None => options.set(row.name, "true")?,
-            Some(_) => {
-                let value = matches.get_one::<String>(row.name).map_or("", String::as_str);
-                options.set(row.name, value)?;
-            }
+            None if is_on(row.name) => options.set(row.name, "true")?,
+            None => {}
+            Some(_) => value(row.name).map_or(Ok(()), |value| options.set(row.name, value))?,
         }
     }
     options.check()?;
+    let chosen = |name: &str| is_on(name) || value(name).is_some();
     let readers = |name: &&str| -> Vec<&str> {
         strategy::ALL.iter().filter(|row| row.options.contains(name)).map(|row| row.name).collect()
     };
@@ -216,6 +221,13 @@ fn options(matches: &ArgMatches) -> Result<Options, Failure> {
         }
     }
     Ok(options)
+}
+
+/// Where a conversion goes unless it is told: `style.lora.safetensors` beside `style.safetensors`.
+fn beside(model: &Path, format: Format) -> PathBuf {
+    let mut name = model.file_stem().unwrap_or_default().to_owned();
+    name.push(format!(".{}.safetensors", format.name()));
+    model.with_file_name(name)
 }
 
 /// `mix.safetensors: 97 layers (81 LoRA, 16 LoKr), 3.2 MB, error 0.031 %, 1.4 s`.
@@ -246,7 +258,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
 }
 
 /// Puts a text at `path`, whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let mut file = AtomicFile::create(path)?;
     let written = file.write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("{}: can't write: {error}", path.display())))?;
