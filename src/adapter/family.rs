@@ -158,7 +158,7 @@ pub(super) fn layers_of(
         let own: BTreeMap<_, _> =
             row.suffixes().filter_map(|suffix| Some((suffix, tensors.get(suffix)?.clone()))).collect();
         let views = own.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?))).collect();
-        let members = Members::new(views).given(given);
+        let members = Members::new(views).with(given);
         let Checked { mut shape, scale, rank, expanded, warning } = (row.check)(&members)?;
         let numbers = members.iter().map(|(_, view)| view.len()).sum();
         if expanded > MOST_FORMED.max(numbers) {

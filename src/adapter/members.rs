@@ -24,7 +24,7 @@ impl<'a> Members<'a> {
     }
 
     /// The same, with what is said beside them.
-    pub(super) fn given(self, given: Option<Given>) -> Self {
+    pub(super) fn with(self, given: Option<Given>) -> Self {
         Self { given, ..self }
     }
 
@@ -89,19 +89,24 @@ impl<'a> Members<'a> {
         Ok(out)
     }
 
+    /// What is said of an alpha that is no tensor.
+    fn given(&self) -> Option<Given> {
+        self.given.filter(|_| !self.has(".alpha"))
+    }
+
     /// Whether PEFT or diffusers said something beside them.
     pub(super) fn is_given(&self) -> bool {
-        self.given.is_some()
+        self.given().is_some()
     }
 
     /// What multiplies two factors that are stored whole: 1, whatever alpha says, but for PEFT's.
     pub(super) fn scale_of_whole(&self) -> f64 {
-        self.given.map_or(1.0, |given| given.scale(None))
+        self.given().map_or(1.0, |given| given.scale(None))
     }
 
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).
     pub(super) fn scale(&self, rank: usize) -> Result<(f64, Option<String>)> {
-        if let Some(given) = self.given {
+        if let Some(given) = self.given() {
             return Ok((given.scale(Some(rank)), None));
         }
         let Some(alpha) = self.alpha()? else { return Ok((1.0, None)) };

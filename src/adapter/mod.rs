@@ -32,6 +32,7 @@ pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub use shape::{Dims, WeightShape};
+pub(crate) use spelling::{kept_alpha, with_letters};
 pub use write::{NewTensor, write};
 
 /// The key of the metadata that every file of lycomerge's has.

@@ -7,12 +7,16 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::family;
-use super::lora::{BIAS, DOWN, MID, UP};
+use super::lora::{BIAS, DOWN, MID, TRANSPOSED_FACTORS, UP};
+use super::write::NewTensor;
+use super::{Layer, Members};
+use crate::error::{Error, Result};
+use crate::tensor::{Dtype, TensorView, encode};
 
 /// Other spellings of low-rank factors.
 const SPELLINGS: [(&str, &str); 12] = [
-    (".lora_A.weight", DOWN),
-    (".lora_B.weight", UP),
+    (LETTERS[0], DOWN),
+    (LETTERS[1], UP),
     (".lora_A", DOWN),
     (".lora_B", UP),
     (".lora_B.bias", BIAS),
@@ -24,6 +28,9 @@ const SPELLINGS: [(&str, &str); 12] = [
     (OLDEST[0], DOWN),
     (OLDEST[1], UP),
 ];
+
+/// PEFT's, and diffusers' today.
+const LETTERS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 
 /// Those of diffusers' first attention processors.
 const OLDEST: [&str; 2] = ["_lora.down.weight", "_lora.up.weight"];
@@ -83,6 +90,71 @@ fn tidy(module: &str, oldest: bool) -> String {
     let renamed =
         PROJECTIONS.iter().find_map(|(old, new)| Some(format!("{}{new}", module.strip_suffix(old)?)));
     renamed.filter(|_| oldest).unwrap_or(module)
+}
+
+/// A layer's tensors as PEFT, diffusers and others spell them: `lora_A` and `lora_B`, and no alpha where the scale is 1,
+/// which it is for all readers then.
+pub(crate) fn with_letters(tensors: Vec<NewTensor>) -> Vec<NewTensor> {
+    let down = tensors.iter().find(|tensor| tensor.suffix == DOWN);
+    let rank = down.map(|down| (down.shape[0], down.dtype));
+    // Any other than this library would write back is kept, to be the same again under other names.
+    let says_nothing = |tensor: &NewTensor| {
+        let view = TensorView { dtype: tensor.dtype, shape: &tensor.shape, data: &tensor.data };
+        tensor.suffix == ".alpha"
+            && tensor.shape.is_empty()
+            && rank
+                .is_some_and(|(rank, dtype)| tensor.dtype == dtype && view.to_reals::<f64>() == [rank as f64])
+    };
+    let respelled = |tensor: NewTensor| NewTensor { suffix: lettered(tensor.suffix), ..tensor };
+    tensors.into_iter().filter(|tensor| !says_nothing(tensor)).map(respelled).collect()
+}
+
+/// The alpha that a layer needs if its tensors are stored as they are: what a configuration says, or the rank for readers
+/// that want one.
+///
+/// # Errors
+/// A layer whose tensors alone don't say what it does.
+pub(crate) fn kept_alpha(layer: &Layer, members: &Members<'_>, letters: bool) -> Result<Option<NewTensor>> {
+    let lost = |what: &str| {
+        Err(Error::unsupported(format!(
+            "{what}; it can be stored in another format (--format lora, lokr, …)"
+        )))
+    };
+    if TRANSPOSED_FACTORS.iter().any(|suffix| members.has(suffix)) {
+        return lost("is of a weight that is stored inputs by outputs, which only its configuration says");
+    }
+    if members.has(".alpha") {
+        return Ok(None);
+    }
+    let Some(rank) = layer.rank else {
+        return match layer.scale == 1.0 {
+            true => Ok(None),
+            false => lost("has a scale that only its configuration says"),
+        };
+    };
+    let Some((_, factor)) = members.iter().find(|(_, view)| view.dtype.is_float()) else { return Ok(None) };
+    if letters && layer.scale == 1.0 {
+        return Ok(None);
+    }
+    let alpha = layer.scale * rank as f64;
+    let mut data = Vec::new();
+    let fits = encode(&[alpha], factor.dtype, &mut data).is_ok()
+        && TensorView { dtype: factor.dtype, shape: &[], data: &data }.to_reals::<f64>() == [alpha];
+    let dtype = if fits { factor.dtype } else { Dtype::F32 };
+    if !fits {
+        data.clear();
+        encode(&[alpha], dtype, &mut data)?;
+    }
+    Ok(Some(NewTensor { suffix: ".alpha", shape: Vec::new(), dtype, data }))
+}
+
+/// A suffix as PEFT and diffusers spell it.
+pub(crate) fn lettered(suffix: &'static str) -> &'static str {
+    match suffix {
+        DOWN => LETTERS[0],
+        UP => LETTERS[1],
+        _ => suffix,
+    }
 }
 
 #[cfg(test)]

@@ -87,6 +87,22 @@ pub(super) fn metadata(
     out
 }
 
+/// That of an adapter whose tensors are stored as they are: its own, without what is no longer true.
+pub(super) fn kept(input: &Input, recipe: &Recipe) -> Metadata {
+    const STALE: [&str; 4] =
+        ["sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata"];
+    let mut out = input.adapter.metadata().clone();
+    out.retain(|key, _| !STALE.contains(&key.as_str()));
+    for (key, value) in [
+        ("format", "pt".to_owned()),
+        ("lycomerge_version", env!("CARGO_PKG_VERSION").to_owned()),
+        (RECIPE_KEY, json!(recipe).to_string()),
+    ] {
+        out.insert(key.to_owned(), value);
+    }
+    out
+}
+
 /// `ss_network_*` as trainers would have written it for these layers.
 fn network(stored: &Stored) -> [(&'static str, String); 4] {
     let main: Vec<_> = stored.families.iter().copied().filter(|family| *family != "Norm").collect();
