@@ -4,38 +4,85 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
+use super::OftFlags;
+use super::base::Base;
+use super::family::Family;
 use crate::compute::linalg::{row_blocks, set_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real, TensorView, all_finite};
 
-/// The tensors of one layer, by suffix.
-#[derive(Debug)]
-pub struct Members<'a>(BTreeMap<&'static str, TensorView<'a>>);
+/// The tensors of one layer, by suffix, and where in the model it is.
+#[derive(Clone, Debug)]
+pub struct Members<'a> {
+    tensors: BTreeMap<&'static str, TensorView<'a>>,
+    module: &'a str,
+    base: Option<Base<'a>>,
+    oft: OftFlags,
+}
 
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self(tensors)
+        Self { tensors, module: "", base: None, oft: OftFlags::default() }
+    }
+
+    /// The same as a module's, over the base model's parameter.
+    pub(super) fn of(self, module: &'a str, base: Option<Base<'a>>) -> Self {
+        Self { module, base, ..self }
+    }
+
+    /// The same as PEFT's configuration says.
+    pub(super) fn with_oft(self, oft: OftFlags) -> Self {
+        Self { oft, ..self }
+    }
+
+    pub(super) fn oft(&self) -> OftFlags {
+        self.oft
+    }
+
+    /// The module's name as the file spells it.
+    pub(super) fn module(&self) -> &'a str {
+        self.module
+    }
+
+    /// The base model's parameter under the layer.
+    pub(super) fn base(&self) -> Option<&Base<'a>> {
+        self.base.as_ref()
+    }
+
+    /// The same where a family can't do without.
+    pub(super) fn base_for(&self, family: Family) -> Result<&Base<'a>> {
+        self.base().ok_or_else(|| {
+            Error::unsupported(format!(
+                "is {family}, and its effect depends on the base model's weight; say which model that is (--base)"
+            ))
+        })
+    }
+
+    /// Those of some suffixes.
+    pub(super) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let tensors = self.tensors.iter().filter(|(suffix, _)| wanted(suffix));
+        Self { tensors: tensors.map(|(suffix, view)| (*suffix, *view)).collect(), ..self.clone() }
     }
 
     /// Suffixes and views, in the order of the suffixes.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, TensorView<'a>)> + '_ {
-        self.0.iter().map(|(suffix, view)| (*suffix, *view))
+        self.tensors.iter().map(|(suffix, view)| (*suffix, *view))
     }
 
     /// The tensor of a suffix.
     pub fn get(&self, suffix: &str) -> Option<TensorView<'a>> {
-        self.0.get(suffix).copied()
+        self.tensors.get(suffix).copied()
     }
 
     pub(super) fn has(&self, suffix: &str) -> bool {
-        self.0.contains_key(suffix)
+        self.tensors.contains_key(suffix)
     }
 
     /// A factor that must be there, of floats, with no empty side.
     pub(super) fn factor(&self, suffix: &str) -> Result<TensorView<'a>> {
         let view = self.get(suffix).ok_or_else(|| {
-            let present: Vec<_> = self.0.keys().copied().collect();
+            let present: Vec<_> = self.tensors.keys().copied().collect();
             Error::format(format!("the tensor '{suffix}' is missing beside {}", present.join(", ")))
         })?;
         if !view.dtype.is_float() {
@@ -79,6 +126,19 @@ impl<'a> Members<'a> {
         Ok(out)
     }
 
+    /// The numbers of a tensor of sizes or positions.
+    pub(super) fn integers(&self, suffix: &str) -> Result<Vec<usize>> {
+        let view =
+            self.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
+        if view.dtype.is_float() || view.dtype == Dtype::Bool {
+            return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
+        }
+        let index = |x: f64| {
+            if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) }
+        };
+        view.to_reals::<f64>().into_iter().map(index).collect()
+    }
+
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).
     pub(super) fn scale(&self, rank: usize) -> Result<(f64, Option<String>)> {
         let Some(alpha) = self.alpha()? else { return Ok((1.0, None)) };
@@ -89,7 +149,7 @@ impl<'a> Members<'a> {
         Ok((alpha / rank as f64, warning))
     }
 
-    fn alpha(&self) -> Result<Option<f64>> {
+    pub(super) fn alpha(&self) -> Result<Option<f64>> {
         let Some(view) = self.get(".alpha") else { return Ok(None) };
         if view.dtype == Dtype::Bool {
             return Err(Error::format("alpha is a boolean"));

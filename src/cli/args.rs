@@ -86,6 +86,7 @@ fn merge() -> Command {
                 .allow_negative_numbers(true)
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
+            base(),
             Arg::new("output")
                 .short('o')
                 .long("output")
@@ -122,7 +123,16 @@ fn inspect() -> Command {
             switch("json", "Print JSON: an array with one object for each file").conflicts_with("type"),
             switch("type", "Print only the kind of each file: LoRA, LoHa, LoKr, Full, Norm or Mixed"),
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
+            base(),
         ])
+}
+
+fn base() -> Arg {
+    Arg::new("base").long("base").value_name("CHECKPOINT").value_parser(value_parser!(PathBuf)).help(
+        "The model that the adapters change: a checkpoint's file, its index of several files, or their folder. Needed \
+         for DoRA, OFT, BOFT, GLoRA, (IA)³ and T-LoRA, whose effect depends on its weights; every layer must be in it, \
+         in its shape",
+    )
 }
 
 fn files(id: &'static str, value: &'static str, help: &'static str) -> Arg {

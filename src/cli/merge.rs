@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
+use lycomerge::model::Checkpoint;
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
 
@@ -21,6 +23,7 @@ use super::{advice, stop, verify};
 struct Job {
     models: Vec<PathBuf>,
     weights: Vec<f64>,
+    base: Option<PathBuf>,
     output: PathBuf,
     metadata: Option<PathBuf>,
     options: Options,
@@ -68,6 +71,7 @@ impl Job {
         Ok(Self {
             models,
             weights,
+            base: path("base"),
             output: path("output").unwrap_or_default(),
             metadata: path("metadata"),
             options: options(matches)?,
@@ -84,8 +88,8 @@ impl Job {
         }
         let mut merge = Merge::new();
         merge.options = self.options.clone();
-        let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-        let opened: Vec<_> = self.models.par_iter().map(open).collect();
+        let options = open_options(self.base.as_deref(), self.options.skip_unknown)?;
+        let opened: Vec<_> = self.models.par_iter().map(|path| Adapter::open_with(path, &options)).collect();
         for (adapter, weight) in opened.into_iter().zip(&self.weights) {
             merge.add(Arc::new(adapter?), *weight)?;
         }
@@ -190,6 +194,12 @@ impl Job {
         }
         output::result(&text)
     }
+}
+
+/// How adapters are to be opened.
+pub(crate) fn open_options(base: Option<&Path>, skip_unknown: bool) -> Result<OpenOptions, Failure> {
+    let base = base.map(Checkpoint::open).transpose()?.map(Arc::new);
+    Ok(OpenOptions { skip_unknown, base, ..OpenOptions::default() })
 }
 
 /// The options of the table, from the command line.

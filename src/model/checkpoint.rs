@@ -29,6 +29,7 @@ struct Place {
 }
 
 /// A parameter of a checkpoint, or the outputs of it that a module stands for.
+#[derive(Clone, Debug)]
 pub struct Parameter<'a> {
     /// The whole tensor's name in its file.
     pub name: &'a str,
@@ -84,6 +85,14 @@ impl Checkpoint {
     /// The bias of a module.
     pub fn bias(&self, module: &Identity) -> Option<Parameter<'_>> {
         self.parameter(module, PARAMS[1])
+    }
+
+    /// The names of the parameters that are most like a module's: what its own name may have been meant to be.
+    pub fn nearest(&self, module: &Identity, count: usize) -> Vec<&str> {
+        let distance = |known: &Identity| strsim::levenshtein(&known.path, &module.path);
+        let mut places: Vec<_> = self.places.iter().collect();
+        places.sort_by_cached_key(|((known, _), _)| distance(known));
+        places.into_iter().take(count).map(|(_, place)| place.tensor.as_str()).collect()
     }
 
     fn parameter(&self, module: &Identity, param: &'static str) -> Option<Parameter<'_>> {

@@ -46,8 +46,9 @@ pub struct Identity {
 }
 
 /// Prefixes of modules, and the component that they stand for; the longest that fits counts.
-const PREFIXES: [(&str, Component); 12] = [
+const PREFIXES: [(&str, Component); 13] = [
     ("lora_unet_", Component::Denoiser),
+    ("oft_unet_", Component::Denoiser),
     ("model_diffusion_model_", Component::Denoiser),
     ("diffusion_model_", Component::Denoiser),
     ("unet_", Component::Denoiser),
