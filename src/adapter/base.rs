@@ -49,19 +49,23 @@ pub(super) fn find<'a>(
     Ok(Some(Base { parameter, shape }))
 }
 
-/// Refuses a module that the base model doesn't have. A weight without a bias may have one stored all the same: trainers
-/// write `b_norm` for norm layers of every kind.
-pub(super) fn check_module(model: &Checkpoint, module: &str) -> Result<()> {
+/// Refuses a module that the base model doesn't have, and says which `near` ones may be meant. A weight without a bias may
+/// have one stored all the same: trainers write `b_norm` for norm layers of every kind.
+pub(super) fn check_module(model: Option<&Checkpoint>, module: &str, near: usize) -> Result<()> {
+    let Some(model) = model else { return Ok(()) };
     let identity = identify(module);
     if model.weight(&identity).or_else(|| model.bias(&identity)).is_some() {
         return Ok(());
     }
-    let near: Vec<_> = model.nearest(&identity, 3).iter().map(|name| format!("'{name}'")).collect();
-    Err(Error::mismatch(format!(
-        "changes a module that the base model {} doesn't have; most like it are {}",
-        model.path().display(),
-        near.join(", ")
-    )))
+    let missing = format!("changes a module that the base model {} doesn't have", model.path().display());
+    let near: Vec<_> = match near {
+        0 => Vec::new(),
+        _ => model.nearest(&identity, near).iter().map(|name| format!("'{name}'")).collect(),
+    };
+    Err(Error::mismatch(match near.is_empty() {
+        true => missing,
+        false => format!("{missing}; most like it are {}", near.join(", ")),
+    }))
 }
 
 impl Base<'_> {

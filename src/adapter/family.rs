@@ -242,9 +242,6 @@ pub(super) fn layers_of<'a>(
     tensors: BTreeMap<&'static str, String>,
 ) -> Result<Vec<(Param, Layer, Option<String>)>> {
     refused::check(module, &tensors)?;
-    if let Some(model) = model {
-        base::check_module(model, module)?;
-    }
     let views = tensors.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?)));
     let all = Members::new(views.collect());
     let reshape = reshape::of(&all)?;

@@ -6,8 +6,9 @@
 use super::base::Base;
 use super::family::{Checked, Family, Row};
 use super::members::Members;
+use super::own::Numbers;
 use super::shape::{Dims, WeightShape};
-use super::{Layer, Numbers, Param};
+use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
 use crate::tensor::Real;

@@ -43,7 +43,7 @@ pub(crate) use family::stored_delta;
 pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
-pub(crate) use own::{Numbers, combine};
+pub(crate) use own::combine;
 pub use peft_oft::OftFlags;
 pub use shape::{Dims, WeightShape};
 pub use write::{NewTensor, write};
@@ -181,7 +181,11 @@ impl Adapter {
         }
         let mut layers = BTreeMap::new();
         for (module, tensors) in modules {
-            match family::layers_of(&file, base.as_deref(), &module, tensors) {
+            // A search for what is meant takes a while: once is enough.
+            let near = if unknown.is_empty() { 3 } else { 0 };
+            let known = base::check_module(base.as_deref(), &module, near);
+            let found = known.and_then(|()| family::layers_of(&file, base.as_deref(), &module, tensors));
+            match found {
                 Ok(found) => {
                     for (param, layer, warning) in found {
                         warnings.extend(warning.map(|w| format!("{}: layer {module}: {w}", path.display())));

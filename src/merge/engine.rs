@@ -155,8 +155,11 @@ impl<'w> Run<'w> {
 /// joint spaces or, where those are no smaller, its entries.
 fn working_set(site: &Site<'_>) -> u64 {
     let of_target = |target: &Target<'_>| {
-        let numbers: usize = target.sources.iter().map(|(_, layer)| layer.numbers).sum();
         let (m, n) = (target.shape.rows, target.shape.cols);
+        // What is made from the base model's weight is a matrix of its size.
+        let of_layer =
+            |layer: &crate::adapter::Layer| layer.numbers + if layer.family.needs_base() { m * n } else { 0 };
+        let numbers: usize = target.sources.iter().map(|(_, layer)| of_layer(layer)).sum();
         numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
     };
     site.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64

@@ -10,6 +10,7 @@ mod factor;
 mod forecast;
 mod labels;
 pub mod options;
+mod own;
 mod plan;
 pub mod recipe;
 pub mod strategy;
@@ -349,7 +350,14 @@ impl Merge {
     /// What a file takes besides the factors: the header with its length, and an alpha per target. Each site
     /// comes with how many it stands for.
     fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>, kind: FileKind) -> usize {
-        let alphas = |site: &Site<'_>| site.targets.len() * self.options.dtype.size();
+        // And what is stored as it comes, without a fit whose size could be foretold.
+        let own = |target: &Target<'_>| match target.needs_base {
+            true => target.sources.iter().map(|(_, layer)| layer.numbers).sum(),
+            false => 0,
+        };
+        let alphas = |site: &Site<'_>| {
+            site.targets.iter().map(|target| 1 + own(target)).sum::<usize>() * self.options.dtype.size()
+        };
         let of_sites: usize =
             sites.map(|(site, count)| (header_entries(site, kind) + alphas(site)) * count).sum();
         of_sites + self.header_rest() + 16
@@ -414,9 +422,11 @@ impl Context<'_> {
         let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), scaled: 1.0, flat: false };
         for target in &site.targets {
             match self.options.dtype {
+                _ if self.is_own(target) => self.add_own(target, &mut piece)?,
                 Dtype::F32 | Dtype::F64 => self.add::<f64>(target, bound, &mut piece)?,
                 _ => self.add::<f32>(target, bound, &mut piece)?,
             }
+            piece.tensors.extend(target.reshape.as_deref().map(NewTensor::reshape));
         }
         piece.tensors.sort_by_key(|tensor| tensor.suffix);
         Ok(piece)
@@ -493,11 +503,11 @@ impl Context<'_> {
     }
 }
 
-/// What a site takes of the header at most, or of what a file of another kind has instead: up to four tensors for a
+/// What a site takes of the header at most, or of what a file of another kind has instead: up to five tensors for a
 /// weight and one for a bias.
 fn header_entries(site: &Site<'_>, kind: FileKind) -> usize {
     let of_target = |target: &Target<'_>| match target.id.param {
-        Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
+        Param::Weight if target.shape.dims != crate::adapter::Dims::Vector || target.needs_base => 5,
         _ => 1,
     };
     let tensors: usize = site.targets.iter().map(of_target).sum();

@@ -18,6 +18,10 @@ pub(super) struct Target<'a> {
     pub(super) shape: WeightShape,
     /// Whether an input stores it as a norm layer's difference.
     pub(super) norm: bool,
+    /// Whether an effect can't be told, because it depends on a base model and the input was opened without.
+    pub(super) needs_base: bool,
+    /// What the model's weight is padded to first, if an input says so.
+    pub(super) reshape: Option<Vec<usize>>,
     /// Input and layer, in the order of the inputs.
     pub(super) sources: Vec<(usize, &'a Layer)>,
 }
@@ -45,17 +49,34 @@ pub(super) fn sites<'a>(inputs: &'a [Input]) -> Result<Vec<Site<'a>>> {
     for (index, input) in inputs.iter().enumerate() {
         for (id, layer) in input.adapter.layers() {
             let norm = layer.family == Family::Norm;
+            let needs_base = layer.family.needs_base() && input.adapter.base().is_none();
             let target = targets.entry(id).or_insert_with(|| Target {
                 id,
                 shape: layer.shape.clone(),
                 norm,
+                needs_base: false,
+                reshape: None,
                 sources: Vec::new(),
             });
+            if let Some((_, other)) = target
+                .sources
+                .iter()
+                .find(|(_, other)| other.family != layer.family && (needs_base || target.needs_base))
+            {
+                return Err(Error::unsupported(format!(
+                    "is {} here and {} in an earlier input; these can only be merged with the base model (--base)",
+                    layer.family, other.family
+                ))
+                .in_layer(&id.module)
+                .in_file(input.adapter.path()));
+            }
+            target.needs_base |= needs_base;
             target.shape = target
                 .shape
                 .join(&layer.shape)
                 .map_err(|e| e.in_layer(&id.module).in_file(input.adapter.path()))?;
             target.norm |= norm;
+            target.reshape = target.reshape.take().or_else(|| layer.reshape.clone());
             target.sources.push((index, layer));
         }
     }
@@ -96,6 +117,26 @@ pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<
 }
 
 impl Target<'_> {
+    /// The weights of all inputs, and which of them have the layer.
+    pub(super) fn weights(&self, inputs: &[Input]) -> (Vec<f64>, Vec<usize>) {
+        let weights = inputs.iter().map(|input| input.weight).collect();
+        (weights, self.sources.iter().map(|(index, _)| *index).collect())
+    }
+
+    /// One coefficient per source.
+    pub(super) fn coefficients(&self, strategy: &dyn Strategy, facts: &Facts<'_>) -> Result<Vec<f64>> {
+        let all = strategy.coefficients(facts);
+        let coefficients: Vec<f64> = facts.present.iter().map(|index| all[*index]).collect();
+        match coefficients.iter().find(|c| !c.is_finite()) {
+            None => Ok(coefficients),
+            Some(bad) => {
+                let message =
+                    format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
+                Err(Error::value(message).in_layer(&self.id.module))
+            }
+        }
+    }
+
     /// The merged delta by `strategy`.
     pub(super) fn merge<T: Real>(
         &self,
@@ -103,8 +144,7 @@ impl Target<'_> {
         strategy: &dyn Strategy,
         shares: &Shares<'_>,
     ) -> Result<Merged<T>> {
-        let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
-        let present: Vec<usize> = self.sources.iter().map(|(index, _)| *index).collect();
+        let (weights, present) = self.weights(inputs);
         let read = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta::<T>(self.id, layer);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
@@ -119,12 +159,7 @@ impl Target<'_> {
             make_gram: &|| gram::gram(&deltas.iter().collect::<Vec<_>>()),
             gram: OnceCell::new(),
         };
-        let all = strategy.coefficients(&facts);
-        let mut coefficients: Vec<f64> = present.iter().map(|index| all[*index]).collect();
-        if let Some(bad) = coefficients.iter().find(|c| !c.is_finite()) {
-            let message = format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
-            return Err(Error::value(message).in_layer(&self.id.module));
-        }
+        let mut coefficients = self.coefficients(strategy, &facts)?;
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
