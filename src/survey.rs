@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::{Adapter, Family, Layer, LayerId, name};
 use crate::delta::gram;
+use crate::model::{Sureness, architecture};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -29,6 +30,10 @@ pub struct Survey {
     pub file: String,
     /// Its family in one word.
     pub kind: &'static str,
+    /// The model that it is for, by its modules' names and shapes.
+    pub model: Option<&'static str>,
+    /// Whether it can't be for another.
+    pub model_certain: bool,
     /// Its size in bytes.
     pub bytes: u64,
     /// The dtype that most of its numbers have.
@@ -94,10 +99,13 @@ impl Survey {
             let value = adapter.metadata().get(*key)?.trim();
             (!matches!(value, "" | "None" | "null")).then(|| (*key, value.to_owned()))
         });
+        let model = architecture(layers.iter().map(|(id, layer)| (id.module.as_str(), layer.shape.cols)));
         let (norm, blocks) = blocks(adapter)?;
         Ok(Self {
             file: adapter.path().display().to_string(),
             kind: adapter.kind(),
+            model: model.map(|(architecture, _)| architecture.name()),
+            model_certain: model.is_some_and(|(_, sureness)| sureness == Sureness::Certain),
             bytes: adapter.file().byte_len(),
             dtype: adapter.dtype().to_string(),
             modules: modules.len(),

@@ -125,6 +125,76 @@ fn the_output_has_a_name_even_if_none_is_given() {
 }
 
 #[test]
+fn an_adapter_is_converted_into_every_form_that_holds_it() {
+    for (algo, format, kind) in [
+        ("lokr4", "lora", "LoRA"),
+        ("loha", "lora", "LoRA"),
+        ("loratucker", "lora", "LoRA"),
+        ("lora", "loha", "LoHa"),
+        ("lokr8both", "loha", "LoHa"),
+        ("lora", "lokr --factor 1", "LoKr"),
+        ("lokr4", "full", "Full"),
+    ] {
+        let folder = two(algo);
+        let ran =
+            done(&folder, &format!("convert italic.safetensors --format {format} --metadata report.json"));
+        let name = format!("italic.{}.safetensors", format.split(' ').next().unwrap());
+        assert!(ran.stdout.starts_with(&format!("{name}: 97 layers (")), "{algo} {format}: {}", ran.stdout);
+        assert_eq!(
+            done(&folder, &format!("inspect --type {name}")).stdout,
+            format!("{kind}\n"),
+            "{algo} {format}"
+        );
+        let error = json(&folder.path().join("report.json"))["error"].as_f64().unwrap();
+        assert!(error < 2e-3, "{algo} {format}: {error}");
+    }
+    let folder = two("loha");
+    done(&folder, "convert italic.safetensors");
+    assert_eq!(done(&folder, "inspect --type italic.lora.safetensors").stdout, "LoRA\n");
+    fails(&folder, "convert italic.safetensors invert.safetensors", 2, &["unexpected argument"]);
+    fails(&folder, "convert italic.safetensors --format lokr", 2, &["no split to keep", "--factor 1"]);
+    fails(&folder, "convert italic.safetensors --strategy smart_fusion", 2, &["--strategy"]);
+}
+
+#[test]
+fn ranks_keep_to_their_rules_and_limits() {
+    let folder = two("lora");
+    let layers = |options: &str| {
+        done(&folder, &format!("convert italic.safetensors --metadata report.json {options}"));
+        json(&folder.path().join("report.json"))["layers"].as_array().unwrap().clone()
+    };
+    let ranks =
+        |layers: &[Value]| layers.iter().filter_map(|layer| layer["rank"].as_u64()).collect::<Vec<_>>();
+    let is_convolution = |layer: &Value| layer["shape"][2].as_u64().is_some_and(|extent| extent > 1);
+
+    for layer in layers("--rank 4 --conv-rank 2") {
+        let limit = if is_convolution(&layer) { 2 } else { 4 };
+        assert!(layer["rank"].as_u64().is_none_or(|rank| rank <= limit), "{layer}");
+    }
+    for layer in layers("--sv-fro 0.8") {
+        assert!(layer["error"].as_f64().unwrap() <= 0.6 + 1e-3, "{layer}");
+    }
+    let all = ranks(&layers(""));
+    let ruled = [
+        ["--sv-fro 0.8", "--sv-fro 1"],
+        ["--sv-cumulative 0.5", "--sv-cumulative 1"],
+        ["--sv-ratio 1.5", "--sv-ratio 1e6"],
+    ];
+    for [some, most] in ruled {
+        let some = ranks(&layers(some));
+        assert!(some.iter().zip(&all).all(|(some, all)| some <= all) && some != all, "{some:?} of {all:?}");
+        assert!(some.iter().any(|rank| *rank != some[0]), "a rank for every layer: {some:?}");
+        assert_eq!(ranks(&layers(most)), all);
+        let capped = ranks(&layers(&format!("{} --rank 2", ruled[0][0])));
+        assert!(capped.iter().all(|rank| *rank <= 2) && capped.contains(&2), "{capped:?}");
+    }
+    fails(&folder, &format!("{MERGE} --sv-ratio 4"), 2, &["add --format lora"]);
+    // A limit on the size holds for whatever rank is asked for besides.
+    layers("--rank 8 --max-size 150kB");
+    assert!(fs::metadata(folder.path().join("italic.lora.safetensors")).unwrap().len() <= 150_000);
+}
+
+#[test]
 fn a_wrong_command_line_exits_with_2_and_writes_nothing() {
     let folder = two("lora");
     for (options, says) in [
@@ -145,7 +215,7 @@ fn a_wrong_command_line_exits_with_2_and_writes_nothing() {
         fails(&folder, &format!("{MERGE} {options}"), 2, &[says]);
     }
     fails(&folder, "merge italic.safetensors -o -", 2, &["can't be written to stdout"]);
-    for words in ["", "merge", "inspect"] {
+    for words in ["", "merge", "convert", "inspect"] {
         let ran = run(&folder, words);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{words}");
         assert!(ran.stderr.contains("Usage: lycomerge"), "{words}: {}", ran.stderr);
@@ -158,6 +228,7 @@ fn what_is_asked_for_goes_to_stdout() {
     for (words, says) in [
         ("--help", "Usage: lycomerge"),
         ("merge --help", "--weights"),
+        ("convert --help", "[default: lora]"),
         ("inspect --help", "--json"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {

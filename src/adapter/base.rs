@@ -6,13 +6,17 @@ use faer::Mat;
 use super::shape::WeightShape;
 use super::{LayerId, Param, reshape};
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Parameter, identify};
+use crate::model::{Checkpoint, Parameter, identify, identify_shaped, nearest};
 use crate::tensor::Real;
 
 /// A parameter of the base model.
 #[derive(Clone, Debug)]
 pub(super) struct Base<'a> {
-    parameter: Parameter<'a>,
+    /// Whole, or in the parts that the checkpoint has it in, outputs below each other.
+    parts: Vec<Parameter<'a>>,
+    /// Its own extents.
+    dims: Vec<usize>,
+    /// Its shape for the layer.
     shape: WeightShape,
 }
 
@@ -28,44 +32,73 @@ pub(super) fn find<'a>(
 ) -> Result<Option<Base<'a>>> {
     let Some(model) = model else { return Ok(None) };
     let module = identify(&id.module);
-    let parameter = match id.param {
-        Param::Weight => model.weight(&module),
-        Param::Bias => model.bias(&module),
+    let parts = match id.param {
+        Param::Weight => shaped(model, &id.module, model.weight_parts(&module)),
+        Param::Bias => model.bias_parts(&module),
     };
-    let Some(parameter) = parameter else { return Ok(None) };
-    let own = parameter.shape();
+    let Some(dims) = extents(&parts)? else { return Ok(None) };
     let shape = match reshape.filter(|_| id.param == Param::Weight) {
-        None => WeightShape::of_tensor(&own)?,
-        Some(dims) if dims.len() == own.len() && dims.iter().zip(&own).all(|(new, old)| new >= old) => {
-            WeightShape::of_tensor(dims)?
+        None => WeightShape::of_tensor(&dims)?,
+        Some(new) if new.len() == dims.len() && new.iter().zip(&dims).all(|(new, old)| new >= old) => {
+            WeightShape::of_tensor(new)?
         }
-        Some(dims) => {
+        Some(new) => {
             return Err(Error::mismatch(format!(
-                "pads the weight to {dims:?}, but '{}' of the base model is {own:?} already",
-                parameter.name
+                "pads the weight to {new:?}, but '{}' of the base model is {dims:?} already",
+                parts[0].name
             )));
         }
     };
-    Ok(Some(Base { parameter, shape }))
+    Ok(Some(Base { parts, dims, shape }))
 }
 
-/// Refuses a module that the base model doesn't have, and says which `near` ones may be meant. A weight without a bias may
-/// have one stored all the same: trainers write `b_norm` for norm layers of every kind.
-pub(super) fn check_module(model: Option<&Checkpoint>, module: &str, near: usize) -> Result<()> {
+/// The same weight as its shape has the module's name understood.
+fn shaped<'a>(model: &'a Checkpoint, module: &str, parts: Vec<Parameter<'a>>) -> Vec<Parameter<'a>> {
+    match parts.as_slice() {
+        [whole] => {
+            let dims = whole.shape();
+            let cols = dims.iter().skip(1).product();
+            model.weight_parts(&identify_shaped(module, whole.rows.len(), cols))
+        }
+        _ => parts,
+    }
+}
+
+/// The extents of parts below each other.
+fn extents(parts: &[Parameter<'_>]) -> Result<Option<Vec<usize>>> {
+    let Some(first) = parts.first() else { return Ok(None) };
+    let mut dims = first.shape();
+    for part in &parts[1..] {
+        let other = part.shape();
+        if other.get(1..) != dims.get(1..) {
+            return Err(Error::mismatch(format!(
+                "joins '{}' and '{}' of the base model, whose shapes {:?} and {other:?} don't fit together",
+                first.name,
+                part.name,
+                first.shape()
+            )));
+        }
+        dims.first_mut().map(|rows| *rows += part.rows.len());
+    }
+    Ok(Some(dims))
+}
+
+/// Refuses a module that the base model doesn't have, and says which one may be meant if there is time to `search`. A weight
+/// without a bias may have one stored all the same: trainers write `b_norm` for norm layers of every kind.
+pub(super) fn check_module(model: Option<&Checkpoint>, module: &str, search: bool) -> Result<()> {
     let Some(model) = model else { return Ok(()) };
     let identity = identify(module);
-    if model.weight(&identity).or_else(|| model.bias(&identity)).is_some() {
+    if !model.weight_parts(&identity).is_empty() || !model.bias_parts(&identity).is_empty() {
         return Ok(());
     }
-    let missing = format!("changes a module that the base model {} doesn't have", model.path().display());
-    let near: Vec<_> = match near {
-        0 => Vec::new(),
-        _ => model.nearest(&identity, near).iter().map(|name| format!("'{name}'")).collect(),
+    let near = match search.then(|| nearest(module, model.modules())).flatten() {
+        Some(near) => format!(" (the most similar is '{near}')"),
+        None => String::new(),
     };
-    Err(Error::mismatch(match near.is_empty() {
-        true => missing,
-        false => format!("{missing}; most like it are {}", near.join(", ")),
-    }))
+    Err(Error::mismatch(format!(
+        "the checkpoint {} has no such module{near}; is it the model that the adapter was trained on?",
+        model.path().display()
+    )))
 }
 
 impl Base<'_> {
@@ -74,12 +107,30 @@ impl Base<'_> {
     }
 
     /// Its entries; a vector is one column.
-    pub(super) fn matrix<T: Real>(&self) -> Mat<T> {
-        let stored = self.parameter.to_matrix();
-        if stored.shape() == (self.shape.rows, self.shape.cols) {
-            return stored;
-        }
-        reshape::pad(&stored, &self.parameter.shape(), &self.shape)
+    ///
+    /// # Errors
+    /// Numbers that are not finite, or whose meaning isn't known.
+    pub(super) fn matrix<T: Real>(&self) -> Result<Mat<T>> {
+        let read = |part: &Parameter<'_>| {
+            part.to_matrix::<T>().map_err(|e| e.in_layer(part.name).in_file(part.file.path()))
+        };
+        let stored = match &self.parts[..] {
+            [whole] => read(whole)?,
+            parts => {
+                let mut joined = Mat::zeros(self.dims[0], self.dims.iter().skip(1).product());
+                let mut row = 0;
+                for part in parts {
+                    let (part, rows) = (read(part)?, part.rows.len());
+                    joined.subrows_mut(row, rows).copy_from(part);
+                    row += rows;
+                }
+                joined
+            }
+        };
+        Ok(match stored.shape() == (self.shape.rows, self.shape.cols) {
+            true => stored,
+            false => reshape::pad(&stored, &self.dims, &self.shape),
+        })
     }
 
     /// What a layer's shape and this one have in common.
@@ -90,7 +141,7 @@ impl Base<'_> {
         layer.join(&self.shape).map_err(|_| {
             Error::mismatch(format!(
                 "changes a {layer} parameter, but '{}' of the base model is {}; was it trained on another model?",
-                self.parameter.name, self.shape
+                self.parts[0].name, self.shape
             ))
         })
     }

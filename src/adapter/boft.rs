@@ -57,7 +57,7 @@ pub(super) fn check_stages(stages: usize, blocks: usize, side: usize) -> Result<
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T>> {
-    let weight = members.base_for(Family::Boft)?.matrix::<T>();
+    let weight = members.base_for(Family::Boft)?.matrix::<T>()?;
     let mut q = Blocks::read(members, BLOCKS)?.skew();
     oft::shorten(&mut q, oft::limit(members, weight.nrows())?);
     let (side, rotations) = (q.side, q.rotations());

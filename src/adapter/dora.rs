@@ -91,7 +91,7 @@ pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Del
     let base = members.base_for(Family::Dora)?;
     let (mark, axis) = axis(members, base)?;
     let magnitude = members.matrix::<f64>(mark, 1)?;
-    let (weight, inner) = (base.matrix::<T>(), inner(members)?.delta::<T>(members, layer)?.to_full());
+    let (weight, inner) = (base.matrix::<T>()?, inner(members)?.delta::<T>(members, layer)?.to_full());
 
     let positions: usize = base.shape().kernel().iter().product();
     let index = |i: usize, j: usize| if axis == Axis::Outputs { i } else { j / positions };

@@ -85,7 +85,7 @@ fn check(members: &Members<'_>) -> Result<Checked> {
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
     let base = members.base_for(Family::Glora)?;
     let Layout { a, b, inputs, outputs, rank, .. } = layout(members)?;
-    let through_base = through(base, &members.matrix::<T>(a[0], inputs)?, &members.matrix::<T>(a[1], rank)?);
+    let through_base = through(base, &members.matrix::<T>(a[0], inputs)?, &members.matrix::<T>(a[1], rank)?)?;
     let mut delta = Delta::of(layer.scale, Term::Plain(through_base));
     let direct = Factor::Product { left: members.matrix(b[0], outputs)?, right: members.matrix(b[1], rank)? };
     delta.add_scaled(layer.scale, &Delta::of(1.0, Term::Plain(direct)));
@@ -93,8 +93,8 @@ pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Del
 }
 
 /// W∘A. Every kernel position is a weight of its own, so a convolution's is low-rank with r columns for each.
-fn through<T: Real>(base: &Base<'_>, a1: &Mat<T>, a2: &Mat<T>) -> Factor<T> {
-    let (weight, rank) = (base.matrix::<T>(), a1.ncols());
+fn through<T: Real>(base: &Base<'_>, a1: &Mat<T>, a2: &Mat<T>) -> Result<Factor<T>> {
+    let (weight, rank) = (base.matrix::<T>()?, a1.ncols());
     let positions: usize = base.shape().kernel().iter().product();
     let mut left = Mat::zeros(weight.nrows(), rank * positions);
     let mut right = Mat::zeros(rank * positions, weight.ncols());
@@ -107,7 +107,7 @@ fn through<T: Real>(base: &Base<'_>, a1: &Mat<T>, a2: &Mat<T>) -> Factor<T> {
             }
         }
     }
-    Factor::Product { left, right }
+    Ok(Factor::Product { left, right })
 }
 
 /// The factors of all layers beside each other, weights and scales in the left ones: exactly Σ cᵢ Aᵢ and Σ cᵢ Bᵢ.

@@ -97,7 +97,7 @@ fn count(base: &Base<'_>, side: Side) -> usize {
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T>> {
     let base = members.base_for(Family::Ia3)?;
-    let (mut delta, side) = (base.matrix::<T>(), side(members)?);
+    let (mut delta, side) = (base.matrix::<T>()?, side(members)?);
     let factors = factors(members)?;
     let positions: usize = base.shape().kernel().iter().product();
     for j in 0..delta.ncols() {

@@ -96,6 +96,13 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The numbers that it is worked on as: the stored ones and, where the effect is made from the base model's weight,
+    /// as many as that has.
+    pub(crate) fn expanded(&self) -> usize {
+        let made = if self.family.needs_base() { self.shape.rows.saturating_mul(self.shape.cols) } else { 0 };
+        self.numbers.saturating_add(made)
+    }
+
     /// The names of its tensors in the file.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.values().map(String::as_str)
@@ -182,8 +189,7 @@ impl Adapter {
         let mut layers = BTreeMap::new();
         for (module, tensors) in modules {
             // A search for what is meant takes a while: once is enough.
-            let near = if unknown.is_empty() { 3 } else { 0 };
-            let known = base::check_module(base.as_deref(), &module, near);
+            let known = base::check_module(base.as_deref(), &module, unknown.is_empty());
             let found = known.and_then(|()| family::layers_of(&file, base.as_deref(), &module, tensors));
             match found {
                 Ok(found) => {

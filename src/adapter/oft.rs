@@ -110,7 +110,7 @@ fn rotations(members: &Members<'_>, suffix: &str) -> Result<(usize, Vec<Mat<f64>
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T>> {
-    let weight = members.base_for(Family::Oft)?.matrix::<T>();
+    let weight = members.base_for(Family::Oft)?.matrix::<T>()?;
     let mut delta = Mat::zeros(weight.nrows(), weight.ncols());
     let mut row = 0;
     for suffix in tensors(members) {

@@ -52,7 +52,7 @@ fn check(members: &Members<'_>) -> Result<Checked> {
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T>> {
     // Inputs are rows here, so that blocks of them lie together.
-    let weight = members.base_for(Family::PeftBoft)?.matrix::<T>().transpose().to_owned();
+    let weight = members.base_for(Family::PeftBoft)?.matrix::<T>()?.transpose().to_owned();
     let mut skew = Blocks::read(members, BLOCKS)?.skew();
     // cayley(−S) is R − I.
     skew.scale(-0.5);

@@ -103,7 +103,7 @@ fn rotation(mut q: Mat<f64>, stored: usize, flags: OftFlags) -> Mat<f64> {
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T>> {
-    let weight = members.base_for(Family::PeftOft)?.matrix::<T>().transpose().to_owned();
+    let weight = members.base_for(Family::PeftOft)?.matrix::<T>()?.transpose().to_owned();
     let (mark, stored, side) = blocks(members)?;
     let triangles = members.matrix::<f64>(mark, stored)?;
     let rotations: Vec<_> = (0..stored)

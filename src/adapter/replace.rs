@@ -27,7 +27,7 @@ fn check(members: &Members<'_>) -> Result<Checked> {
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
-    let old = members.base_for(Family::Replace)?.matrix::<T>();
+    let old = members.base_for(Family::Replace)?.matrix::<T>()?;
     let new = members.matrix::<T>(NEW, layer.shape.rows)?;
     Ok(Delta::of(1.0, Term::Plain(Factor::Full(new - old))))
 }

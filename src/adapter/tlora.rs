@@ -56,7 +56,7 @@ fn check(members: &Members<'_>) -> Result<Checked> {
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
-    let weight = members.base_for(Family::Tlora)?.matrix::<f64>();
+    let weight = members.base_for(Family::Tlora)?.matrix::<f64>()?;
     let rank = members.flat(Q)?.0;
     let (mut p, q) = (members.matrix::<f64>(P, layer.shape.rows)?, members.matrix::<f64>(Q, rank)?);
     scale_columns(&mut p, members.matrix::<f64>(LAMBDA, 1)?.row(0).iter().copied());

@@ -86,6 +86,10 @@ fn chosen(options: &Options) -> String {
     let limits = [
         (options.quality == Some(Quality::Compact)).then(|| "--quality compact".to_owned()),
         options.rank.map(|rank| format!("--rank {rank}")),
+        options.conv_rank.map(|rank| format!("--conv-rank {rank}")),
+        options.sv_ratio.map(|ratio| format!("--sv-ratio {ratio}")),
+        options.sv_cumulative.map(|share| format!("--sv-cumulative {share}")),
+        options.sv_fro.map(|share| format!("--sv-fro {share}")),
         options.max_size.map(|bytes| format!("--max-size {}", size(bytes))),
         options.factor.map(|factor| format!("--factor {factor}")),
     ];

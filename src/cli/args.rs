@@ -13,6 +13,15 @@ use super::output::Failure;
 /// The name of the subcommand that merges.
 pub(crate) const MERGE: &str = "merge";
 
+/// The name of the subcommand that bakes.
+pub(crate) const BAKE: &str = "bake";
+
+/// The options of a merge that say how deltas are combined, which is all that baking asks.
+const COMBINING: [&str; 6] = ["strategy", "normalize", "norm-threshold", "skip-unknown", "threads", "memory"];
+
+/// The name of the subcommand that stores one adapter in another form: a merge of one.
+pub(crate) const CONVERT: &str = "convert";
+
 /// What the output is called unless `--output` says otherwise.
 const DEFAULT_OUTPUT: &str = "merged_lycoris.safetensors";
 
@@ -35,6 +44,26 @@ Examples:
   One plain LoRA of rank 32, whatever the inputs are:
     lycomerge merge lokr.safetensors loha.safetensors --format lora --rank 32 -o mix.safetensors";
 
+const BAKE_EXAMPLES: &str = "\
+Examples:
+  A style at its full strength, and one at half of it:
+    lycomerge bake model.safetensors ink.safetensors pastel.safetensors:0.5 -o inked.safetensors
+  Into 8-bit weights, where nearest rounding would eat most of it:
+    lycomerge bake model_fp8.safetensors ink.safetensors --stochastic --seed 1 -o inked_fp8.safetensors
+  A sharded model, by its index or its folder, becomes one file:
+    lycomerge bake transformer/ style.safetensors -o styled.safetensors";
+
+const CONVERT_EXAMPLES: &str = "\
+Examples:
+  A LoKr or LoHa as a LoRA, for programs that read nothing else; written to style.lora.safetensors:
+    lycomerge convert style.safetensors
+  A LoRA of rank 128 at rank 32, its convolutions at rank 8:
+    lycomerge convert big.safetensors --rank 32 --conv-rank 8 -o small.safetensors
+  As few singular values of each layer as hold 95 % of its norm, at most 64:
+    lycomerge convert big.safetensors --sv-fro 0.95 --rank 64 -o small.safetensors
+  The best that 40 MB can hold, in any form:
+    lycomerge convert big.safetensors --format auto --max-size 40MB -o small.safetensors";
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   What a file is, where in the model it acts, and how strongly:
@@ -55,22 +84,59 @@ pub(crate) fn command() -> Command {
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .subcommand(merge())
+        .subcommand(convert())
+        .subcommand(bake())
         .subcommand(inspect())
 }
 
-fn merge() -> Command {
-    let table = options::ALL.iter().map(|row| {
-        let arg = Arg::new(row.name).long(row.name).help_heading("How to merge, and what to store");
-        match row.value {
-            None => arg.action(ArgAction::SetTrue).help(row.help),
-            Some(value) => {
-                let help = format!("{} [default: {}]", row.help, row.default);
-                arg.value_name(value).help(help).allow_negative_numbers(true)
-            }
+/// A row of the table as an argument.
+fn option(row: &options::Row) -> Arg {
+    let arg = Arg::new(row.name).long(row.name);
+    match row.value {
+        None => arg.action(ArgAction::SetTrue).help(row.help),
+        Some(value) => {
+            let help = format!("{} [default: {}]", row.help, row.default);
+            arg.value_name(value).help(help).allow_negative_numbers(true)
         }
-    });
-    let strategies = strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help));
-    let strategies: String = strategies.collect();
+    }
+}
+
+/// The strategies, a line each.
+fn strategies() -> String {
+    strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help)).collect()
+}
+
+/// The rows about what to store, for commands that don't merge several adapters, and make a LoRA unless told otherwise.
+fn storing() -> impl Iterator<Item = Arg> {
+    /// What is about several adapters.
+    const MERGING: [&str; 4] = ["strategy", "normalize", "norm-threshold", "space"];
+    let rows = options::ALL.iter().filter(|row| !MERGING.contains(&row.name));
+    rows.map(|row| match row.name {
+        "format" => option(row).help(row.help).default_value("lora"),
+        _ => option(row),
+    })
+}
+
+/// What every command that writes an adapter takes.
+fn saying() -> [Arg; 4] {
+    [
+        Arg::new("metadata")
+            .long("metadata")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Write the report, with the error of every layer, as JSON"),
+        switch("verify", "Print what was stored, tensor by tensor, and the error of every layer"),
+        switch("quiet", "No progress, no forecast and no summary; warnings and errors stay").short('q'),
+        switch("yes", "Don't ask before a huge output is written").short('y'),
+    ]
+}
+
+fn output() -> Arg {
+    Arg::new("output").short('o').long("output").value_name("FILE").value_parser(value_parser!(PathBuf))
+}
+
+fn merge() -> Command {
+    let strategies = strategies();
     Command::new(MERGE)
         .about("Merge adapters of any families into one file, and say how exact it is")
         .arg_required_else_help(true)
@@ -87,11 +153,7 @@ fn merge() -> Command {
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
             base(),
-            Arg::new("output")
-                .short('o')
-                .long("output")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
+            output()
                 .default_value(DEFAULT_OUTPUT)
                 .help(
                     "The merged adapter; it appears when it is whole, and may be one of the models. A name that ends \
@@ -99,17 +161,80 @@ fn merge() -> Command {
                      how, is then told by --metadata alone",
                 ),
         ])
-        .args(table)
+        .next_help_heading("How to merge, and what to store")
+        .args(options::ALL.iter().map(option))
         .next_help_heading("What to say and ask")
+        .args(saying())
+}
+
+fn convert() -> Command {
+    Command::new(CONVERT)
+        .about("Store an adapter in another form or at another rank, and say how exact it is")
+        .arg_required_else_help(true)
+        .after_help(format!("{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            files("models", "FILE", "The adapter: a safetensors or PyTorch file").num_args(1),
+            base(),
+            output().help(
+                "The converted adapter; it appears when it is whole, and may be FILE [default: beside FILE, named \
+                 NAME.FORMAT.safetensors]",
+            ),
+        ])
+        .next_help_heading("What to store")
+        .args(storing())
+        .next_help_heading("What to say and ask")
+        .args(saying())
+}
+
+fn bake() -> Command {
+    let table = options::ALL.iter().filter(|row| COMBINING.contains(&row.name));
+    let table = table.map(|row| match row.name {
+        "memory" => option(row).help(format!("{} [default: 256MiB]", row.help)),
+        _ => option(row),
+    });
+    let strategies = strategies();
+    Command::new(BAKE)
+        .about("Add adapters to a checkpoint's weights, and say what its dtype left of them")
+        .arg_required_else_help(true)
+        .after_help(format!("Strategies:\n{strategies}\n{BAKE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            Arg::new("base").value_name("BASE").required(true).value_parser(value_parser!(PathBuf)).help(
+                "The checkpoint: a safetensors or PyTorch file, the index of several (*.index.json), or a folder with \
+                 one of these",
+            ),
+            files("adapters", "ADAPTER[:WEIGHT]", "The adapters, each with its strength behind a colon, 1 if left out"),
+            Arg::new("output")
+                .short('o')
+                .long("output")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("The whole model, one safetensors file; it appears when it is whole, and may be the checkpoint"),
+        ])
+        .next_help_heading("How to merge")
+        .args(table)
+        .next_help_heading("How to round")
+        .args([
+            switch(
+                "stochastic",
+                "Round 8-bit and 16-bit weights up or down at random, so that small changes are kept on average, in \
+                 exchange for noise; nearest rounding loses those below half a step",
+            ),
+            Arg::new("seed")
+                .long("seed")
+                .value_name("N")
+                .requires("stochastic")
+                .value_parser(value_parser!(u64))
+                .help("What the random numbers begin with; the same seed makes the same bytes [default: 0]"),
+        ])
+        .next_help_heading("What to say")
         .args([
             Arg::new("metadata")
                 .long("metadata")
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
-                .help("Write the report of the merge, with the error of every layer, as JSON"),
-            switch("verify", "Print what was stored, tensor by tensor, and the error of every layer"),
-            switch("quiet", "No progress, no forecast and no summary; warnings and errors stay").short('q'),
-            switch("yes", "Don't ask before a huge output is written").short('y'),
+                .help("Write the report, with what became of every tensor's ΔW, as JSON"),
+            switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
         ])
 }
 

@@ -8,7 +8,7 @@ use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::{Adapter, Survey};
 
-use super::merge::open_options;
+use super::merge::base;
 use super::output::{self, Failure};
 
 use super::table::{Side, Table};
@@ -17,8 +17,8 @@ use super::text::{count, digits, number, size};
 /// Runs the subcommand. A file that can't be read doesn't keep the others from being shown.
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let files = matches.get_many::<PathBuf>("files").unwrap_or_default();
-    let base = matches.get_one::<PathBuf>("base").map(PathBuf::as_path);
-    let options = open_options(base, matches.get_flag("skip-unknown"))?;
+    let skip_unknown = matches.get_flag("skip-unknown");
+    let options = OpenOptions { skip_unknown, base: base(matches)?, ..OpenOptions::default() };
     let (mut kinds, mut surveys, mut failed) = (String::new(), Vec::new(), false);
     for path in files {
         let adapter = open(path, &options);
@@ -73,6 +73,9 @@ fn page(survey: &Survey) -> String {
     };
     let families: Vec<_> = survey.families.iter().map(|(family, n)| format!("{n} {family}")).collect();
     line("kind", survey.kind);
+    if let Some(model) = survey.model {
+        line("model", &if survey.model_certain { model.to_owned() } else { format!("probably {model}") });
+    }
     line("layers", &format!("{} in {}", families.join(", "), count(survey.modules, "module")));
     let ranks = survey.ranks.iter().rev().map(|(rank, n)| format!("{rank} in {n}"));
     let without = (survey.without_rank > 0).then(|| format!("none in {}", survey.without_rank));

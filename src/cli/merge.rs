@@ -1,4 +1,5 @@
-//! `lycomerge merge`: opens the models, says what is to come, merges, and says what came of it.
+//! `lycomerge merge`: opens the models, says what is to come, merges, and says what came of it. `lycomerge convert` is
+//! the same with one model.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use clap::ArgMatches;
 use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
+use lycomerge::fit::Format;
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::model::Checkpoint;
 use lycomerge::{Adapter, Merge, Report};
@@ -23,7 +25,6 @@ use super::{advice, stop, verify};
 struct Job {
     models: Vec<PathBuf>,
     weights: Vec<f64>,
-    base: Option<PathBuf>,
     output: PathBuf,
     metadata: Option<PathBuf>,
     options: Options,
@@ -37,7 +38,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = job.open()?;
+    let merge = open(&job.models, &job.weights, &job.options, base(matches)?)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -60,7 +61,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 impl Job {
     fn new(matches: &ArgMatches) -> Result<Self, Failure> {
         let models: Vec<PathBuf> = matches.get_many("models").unwrap_or_default().cloned().collect();
-        let weights = matches.get_many::<Vec<f64>>("weights");
+        let weights = matches.try_get_many::<Vec<f64>>("weights").ok().flatten();
         let weights: Option<Vec<f64>> = weights.map(|weights| weights.flatten().copied().collect());
         let weights = weights.unwrap_or_else(|| vec![1.0; models.len()]);
         if weights.len() != models.len() {
@@ -68,40 +69,18 @@ impl Job {
             return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
+        let options = given_options(matches)?;
+        let output = path("output").unwrap_or_else(|| beside(&models[0], options.format));
         Ok(Self {
             models,
             weights,
-            base: path("base"),
-            output: path("output").unwrap_or_default(),
+            output,
             metadata: path("metadata"),
-            options: options(matches)?,
+            options,
             verify: matches.get_flag("verify"),
             quiet: matches.get_flag("quiet"),
             yes: matches.get_flag("yes"),
         })
-    }
-
-    /// Opens every model, and warns of what speaks against merging them.
-    fn open(&self) -> Result<Merge, Failure> {
-        if let Some(missing) = self.models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
-            return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
-        }
-        let mut merge = Merge::new();
-        merge.options = self.options.clone();
-        let options = open_options(self.base.as_deref(), self.options.skip_unknown)?;
-        let opened: Vec<_> = self.models.par_iter().map(|path| Adapter::open_with(path, &options)).collect();
-        for (adapter, weight) in opened.into_iter().zip(&self.weights) {
-            merge.add(Arc::new(adapter?), *weight)?;
-        }
-        if stop::asked() {
-            return Err(stop::failure());
-        }
-        let reasons = merge.compatibility_warnings();
-        if !reasons.is_empty() {
-            warning("Models may not be compatible. Proceed with caution.");
-            reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
-        }
-        Ok(merge)
     }
 
     /// Finds out before the work whether its results can be put where they are wanted.
@@ -196,26 +175,61 @@ impl Job {
     }
 }
 
-/// How adapters are to be opened.
-pub(crate) fn open_options(base: Option<&Path>, skip_unknown: bool) -> Result<OpenOptions, Failure> {
-    let base = base.map(Checkpoint::open).transpose()?.map(Arc::new);
-    Ok(OpenOptions { skip_unknown, base, ..OpenOptions::default() })
+/// The model that the command line names.
+pub(crate) fn base(matches: &ArgMatches) -> Result<Option<Arc<Checkpoint>>, Failure> {
+    matches.get_one::<PathBuf>("base").map(|path| checkpoint(path)).transpose()
 }
 
-/// The options of the table, from the command line.
-fn options(matches: &ArgMatches) -> Result<Options, Failure> {
+pub(crate) fn checkpoint(path: &Path) -> Result<Arc<Checkpoint>, Failure> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(Failure::failed(format!("Model file not found: {}", path.display())));
+    }
+    Ok(Arc::new(Checkpoint::open(path)?))
+}
+
+/// Opens every model, and warns of what speaks against merging them.
+pub(crate) fn open(
+    models: &[PathBuf],
+    weights: &[f64],
+    options: &Options,
+    base: Option<Arc<Checkpoint>>,
+) -> Result<Merge, Failure> {
+    if let Some(missing) = models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
+        return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
+    }
+    let mut merge = Merge::new();
+    merge.options = options.clone();
+    let how = OpenOptions { skip_unknown: options.skip_unknown, base, ..OpenOptions::default() };
+    let opened: Vec<_> = models.par_iter().map(|path| Adapter::open_with(path, &how)).collect();
+    for (adapter, weight) in opened.into_iter().zip(weights) {
+        merge.add(Arc::new(adapter?), *weight)?;
+    }
+    if stop::asked() {
+        return Err(stop::failure());
+    }
+    let reasons = merge.compatibility_warnings();
+    if !reasons.is_empty() {
+        warning("Models may not be compatible. Proceed with caution.");
+        reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
+    }
+    Ok(merge)
+}
+
+/// The options of the table, from the command line, as far as the subcommand has them.
+pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
     let mut options = Options::default();
-    let chosen = |name: &str| matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
-    for row in options::ALL.iter().filter(|row| chosen(row.name)) {
+    // Not every command has every option.
+    let value = |name: &str| matches.try_get_one::<String>(name).ok().flatten();
+    let is_on = |name: &str| matches.try_get_one::<bool>(name).ok().flatten() == Some(&true);
+    for row in &options::ALL {
         match row.value {
-            None => options.set(row.name, "true")?,
-            Some(_) => {
-                let value = matches.get_one::<String>(row.name).map_or("", String::as_str);
-                options.set(row.name, value)?;
-            }
+            None if is_on(row.name) => options.set(row.name, "true")?,
+            None => {}
+            Some(_) => value(row.name).map_or(Ok(()), |value| options.set(row.name, value))?,
         }
     }
     options.check()?;
+    let chosen = |name: &str| is_on(name) || value(name).is_some();
     let readers = |name: &&str| -> Vec<&str> {
         strategy::ALL.iter().filter(|row| row.options.contains(name)).map(|row| row.name).collect()
     };
@@ -226,6 +240,13 @@ fn options(matches: &ArgMatches) -> Result<Options, Failure> {
         }
     }
     Ok(options)
+}
+
+/// Where a conversion goes unless it is told: `style.lora.safetensors` beside `style.safetensors`.
+fn beside(model: &Path, format: Format) -> PathBuf {
+    let mut name = model.file_stem().unwrap_or_default().to_owned();
+    name.push(format!(".{}.safetensors", format.name()));
+    model.with_file_name(name)
 }
 
 /// `mix.safetensors: 97 layers (81 LoRA, 16 LoKr), 3.2 MB, error 0.031 %, 1.4 s`.
@@ -256,7 +277,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
 }
 
 /// Puts a text at `path`, whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let mut file = AtomicFile::create(path)?;
     let written = file.write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("{}: can't write: {error}", path.display())))?;

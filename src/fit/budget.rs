@@ -1,7 +1,7 @@
 //! Size against error: the curves of a layer's forms, the choice under a tolerance or a rank, and the tolerance
 //! whose file fits a number of bytes.
 
-use super::{Choice, Form};
+use super::{Choice, Form, RankRule};
 use crate::error::{Error, Result};
 use crate::tensor::Dtype;
 
@@ -44,22 +44,23 @@ impl Curve {
 
     /// The smallest point within `bound`.
     pub(super) fn smallest(&self, bound: Bound) -> Option<Point> {
-        let (allowed, truncation) = (self.allowed(bound), bound.truncation());
-        allowed.get(allowed.partition_point(|point| point.error > truncation)).copied()
+        let truncation = bound.truncation();
+        self.points.get(self.points.partition_point(|point| point.error > truncation)).copied()
     }
 
-    /// The point of least error that the rank limit allows; of points that differ by less than the dtype's
-    /// rounding, the smallest.
+    /// The point of least error; of points that differ by less than the dtype's rounding, the smallest.
     fn best(&self, bound: Bound) -> Point {
-        let allowed = self.allowed(bound);
-        let least = allowed.last().unwrap_or(&self.points[0]);
+        let least = self.points.last().expect("a form has a point");
         let close = least.error.hypot(bound.floor());
-        *allowed.get(allowed.partition_point(|point| point.error > close)).unwrap_or(least)
+        *self.points.get(self.points.partition_point(|point| point.error > close)).unwrap_or(least)
     }
 
-    fn allowed(&self, bound: Bound) -> &[Point] {
-        let within = |point: &Point| bound.rank.is_none_or(|limit| point.rank <= limit);
-        &self.points[..self.points.partition_point(within)]
+    /// Without the points above a rank; the smallest stays in any case.
+    #[must_use]
+    pub(super) fn up_to(mut self, rank: Option<usize>) -> Self {
+        let within = |point: &Point| rank.is_none_or(|limit| point.rank <= limit);
+        self.points.truncate(self.points.partition_point(within).max(1));
+        self
     }
 }
 
@@ -97,8 +98,12 @@ pub struct Bound {
     pub tolerance: f64,
     /// The largest inner rank.
     pub rank: Option<usize>,
+    /// The largest inner rank of convolutions with more than one position, where it isn't [`rank`](Self::rank).
+    pub conv_rank: Option<usize>,
     /// Take the rank as it is, without asking what it costs.
     pub rank_only: bool,
+    /// The rule that chooses the rank of a low-rank fit, up to the limit.
+    pub rule: Option<RankRule>,
     /// What the curves are wanted for.
     pub purpose: Purpose,
     /// The tolerance comes from a size that must be kept; it is no promise of its own.
@@ -110,7 +115,23 @@ pub struct Bound {
 impl Bound {
     /// To make a layer's best fit within `tolerance`, or up to `rank`.
     pub fn new(tolerance: f64, rank: Option<usize>, dtype: Dtype) -> Self {
-        Self { tolerance, rank, rank_only: false, purpose: Purpose::Make, within_size: false, dtype }
+        Self {
+            tolerance,
+            rank,
+            conv_rank: None,
+            rank_only: false,
+            rule: None,
+            purpose: Purpose::Make,
+            within_size: false,
+            dtype,
+        }
+    }
+
+    /// The bound of a layer with this kernel.
+    pub(super) fn of_kernel(self, kernel: &[usize]) -> Self {
+        let positions: usize = kernel.iter().product();
+        let rank = if positions > 1 { self.conv_rank.or(self.rank) } else { self.rank };
+        Self { rank, conv_rank: None, ..self }
     }
 
     /// What truncation may cost when rounding two factors to the dtype takes its part (uniformly distributed

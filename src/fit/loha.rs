@@ -2,14 +2,15 @@
 //! small linear least-squares problem, aᵢ = (B diag(hᵢ²) Bᵀ)⁻¹ B (hᵢ ∘ wᵢ) with h the other half's entries.
 //!
 //! The problem is not convex, so several starts compete: the strongest term, the average of the factors (what
-//! naive merging would store, so the result is never worse), and the square-root SVD.
+//! naive merging would store, so the result is never worse), and the square-root SVD. What comes from another family
+//! begins with its exact forms, too: U V = (U V) ∘ 1 and A ⊗ B = (A ⊗ 1) ∘ (1 ⊗ B).
 
 use faer::{Mat, MatRef};
 
 use super::budget::{Bound, Curve, Point};
 use super::{Fitter, Form};
-use crate::compute::linalg::{leading_svd, product, solve_positive};
-use crate::delta::{Delta, Factor, Hadamard, Term};
+use crate::compute::linalg::{centred_uniform, leading_svd, product, scale_columns, solve_positive};
+use crate::delta::{Delta, Factor, Hadamard, Kron, Term};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
@@ -55,15 +56,25 @@ fn nearest<T: Real>(delta: &Delta<T>, rank: usize) -> Result<(Hadamard<T>, f64)>
     delta.check_formable()?;
     let target = delta.to_full();
     let norm = target.norm_l2().to_f64();
+    let whole = |[first, second]: [Half<T>; 2]| {
+        let [first, second] = [first, second].map(|(left, right)| Factor::Product { left, right });
+        Hadamard { first, second }
+    };
     let mut best: Option<([Half<T>; 2], f64)> = None;
-    for mut halves in starts(delta, &target, rank)? {
+    for halves in lifted(delta, &target, rank)? {
+        let error = distance(&target, &halves);
+        if error <= 16.0 * T::ROUNDOFF * norm {
+            return Ok((whole(halves), error / norm));
+        }
+        keep_better(&mut best, halves, error);
+    }
+    let lifted = best.iter().map(|(halves, _)| halves.clone()).collect::<Vec<_>>();
+    for mut halves in lifted.into_iter().chain(starts(delta, &target, rank)?) {
         let mut error = f64::INFINITY;
         for _ in 0..TRIAL_SWEEPS {
             error = sweep(&target, &mut halves)?;
         }
-        if best.as_ref().is_none_or(|(_, least)| error < *least) {
-            best = Some((halves, error));
-        }
+        keep_better(&mut best, halves, error);
     }
     let (mut halves, mut error) = best.ok_or_else(|| Error::internal("a LoHa fit without a start"))?;
     for _ in TRIAL_SWEEPS..SWEEPS {
@@ -79,8 +90,74 @@ fn nearest<T: Real>(delta: &Delta<T>, rank: usize) -> Result<(Hadamard<T>, f64)>
             break;
         }
     }
-    let [first, second] = halves.map(|(left, right)| Factor::Product { left, right });
-    Ok((Hadamard { first, second }, error / norm))
+    Ok((whole(halves), error / norm))
+}
+
+fn keep_better<T: Real>(best: &mut Option<([Half<T>; 2], f64)>, halves: [Half<T>; 2], error: f64) {
+    if best.as_ref().is_none_or(|(_, least)| error < *least) {
+        *best = Some((halves, error));
+    }
+}
+
+/// What terms of other families are as LoHas of `rank`: low rank times ones, and Kronecker products.
+fn lifted<T: Real>(delta: &Delta<T>, target: &Mat<T>, rank: usize) -> Result<Vec<[Half<T>; 2]>> {
+    let mut lifted = Vec::new();
+    if delta.terms().iter().all(|(_, term)| matches!(**term, Term::Hadamard(_))) {
+        return Ok(lifted);
+    }
+    if let [(scale, term)] = delta.terms()
+        && let Term::Kron(kron) = &**term
+        && kron.a.rank().max(kron.b.rank()) <= rank
+    {
+        lifted.push(of_kron(*scale, kron, rank));
+    }
+    let (left, right) = match delta.terms() {
+        [(scale, term)] if term.rank() <= rank => {
+            let (left, right) = term.product();
+            (&*left * faer::Scale(T::from_f64(*scale)), right.into_owned())
+        }
+        _ => {
+            let svd = leading_svd(target.as_ref(), rank, |_| None)?;
+            let mut left = svd.u;
+            scale_columns(&mut left, svd.sigma.iter().copied());
+            (left, svd.v.transpose().to_owned())
+        }
+    };
+    let ones =
+        (Mat::full(target.nrows(), 1, T::from_f64(1.0)), Mat::full(1, target.ncols(), T::from_f64(1.0)));
+    lifted.push([padded((left, right), rank), padded(ones, rank)]);
+    Ok(lifted)
+}
+
+/// A ⊗ B = (A ⊗ 1) ∘ (1 ⊗ B): the factors of A stretched, those of B repeated.
+fn of_kron<T: Real>(scale: f64, kron: &Kron<T>, rank: usize) -> [Half<T>; 2] {
+    let (rows, cols) = (kron.b.rows(), kron.b.cols());
+    let ((a_left, a_right), (b_left, b_right)) = (kron.a.to_product(), kron.b.to_product());
+    let scale = T::from_f64(scale);
+    let stretched = (
+        Mat::from_fn(kron.rows(), a_left.ncols(), |i, k| scale * a_left[(i / rows, k)]),
+        Mat::from_fn(a_right.nrows(), kron.cols(), |k, j| a_right[(k, j / cols)]),
+    );
+    let repeated = (
+        Mat::from_fn(kron.rows(), b_left.ncols(), |i, k| b_left[(i % rows, k)]),
+        Mat::from_fn(b_right.nrows(), kron.cols(), |k, j| b_right[(k, j % cols)]),
+    );
+    [padded(stretched, rank), padded(repeated, rank)]
+}
+
+/// The same product with more columns and rows: columns of zeros, and rows of anything, because least squares could
+/// make nothing of two zeros.
+fn padded<T: Real>((left, right): Half<T>, rank: usize) -> Half<T> {
+    let mut state = 0x10a;
+    let own = left.ncols();
+    let zero = T::from_f64(0.0);
+    (
+        Mat::from_fn(left.nrows(), rank, |i, k| if k < own { left[(i, k)] } else { zero }),
+        Mat::from_fn(rank, right.ncols(), |k, j| match k < own {
+            true => right[(k, j)],
+            false => T::from_f64(centred_uniform(&mut state)),
+        }),
+    )
 }
 
 fn starts<T: Real>(delta: &Delta<T>, target: &Mat<T>, rank: usize) -> Result<Vec<[Half<T>; 2]>> {
@@ -144,13 +221,14 @@ fn sweep<T: Real>(target: &Mat<T>, halves: &mut [Half<T>; 2]) -> Result<f64> {
         let columns = solve_rows(target.transpose(), other.transpose(), left.transpose())?;
         *right = columns.transpose().to_owned();
     }
-    let [(a1, b1), (a2, b2)] = halves;
+    Ok(distance(target, halves))
+}
+
+/// ‖target − fit‖
+fn distance<T: Real>(target: &Mat<T>, [(a1, b1), (a2, b2)]: &[Half<T>; 2]) -> f64 {
     let (first, second) = (product(a1.as_ref(), b1.as_ref()), product(a2.as_ref(), b2.as_ref()));
     let square = |i, j| (target[(i, j)] - first[(i, j)] * second[(i, j)]).to_f64().powi(2);
-    Ok((0..target.ncols())
-        .map(|j| (0..target.nrows()).map(|i| square(i, j)).sum::<f64>())
-        .sum::<f64>()
-        .sqrt())
+    (0..target.ncols()).map(|j| (0..target.nrows()).map(|i| square(i, j)).sum::<f64>()).sum::<f64>().sqrt()
 }
 
 /// Row i of the result minimises ‖wᵢ − (xᵢ B) ∘ hᵢ‖.

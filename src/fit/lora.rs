@@ -2,7 +2,7 @@
 
 use super::budget::{Bound, Curve, Point, Purpose};
 use super::lokr::product_numbers;
-use super::{Fitter, Form};
+use super::{Fitter, Form, RankRule};
 use crate::compute::linalg::Svd;
 use crate::delta::Factor;
 use crate::delta::core::Core;
@@ -16,6 +16,9 @@ impl<T: Real> Fitter<'_, T> {
 
     /// Size against error by rank. A rank that is given and isn't to be judged needs no spectrum.
     pub(super) fn lora_curve(&self, form: Form, bound: Bound) -> Result<Curve> {
+        if let Some(rule) = bound.rule {
+            return self.ruled_curve(form, rule, bound);
+        }
         let side = self.shape.rows + self.shape.cols;
         let most = self.shape.rows.min(self.shape.cols).min(self.delta().lifted_rank());
         if let (Some(rank), true) = (bound.rank, bound.rank_only) {
@@ -37,6 +40,26 @@ impl<T: Real> Fitter<'_, T> {
         }))
     }
 
+    /// The one point that a rule on the singular values chooses.
+    fn ruled_curve(&self, form: Form, rule: RankRule, bound: Bound) -> Result<Curve> {
+        let estimated;
+        let sigma = match (bound.purpose, bound.rank) {
+            (Purpose::Make, Some(most)) if !rule.needs_all() => {
+                &self.kept_svd(|core| core.leading(most))?.sigma
+            }
+            (Purpose::Make | Purpose::Survey, _) => &self.svd(0.0)?.sigma,
+            (Purpose::Estimate, _) => {
+                estimated = self.core().spectrum_estimate()?;
+                &estimated
+            }
+        };
+        let all = self.core().matrix.squared_norm_l2().to_f64();
+        let rank = rule.rank(sigma, all).min(bound.rank.unwrap_or(usize::MAX));
+        let kept: f64 = sigma[..rank].iter().map(|sigma| sigma * sigma).sum();
+        let numbers = rank * (self.shape.rows + self.shape.cols);
+        Ok(Curve::single(form, Point { rank, error: (1.0 - kept / all).max(0.0).sqrt(), numbers }))
+    }
+
     /// What the best fit of a rank leaves.
     fn error_at(&self, rank: usize) -> Result<f64> {
         let kept: f64 = self.core().leading(rank)?.sigma.iter().map(|sigma| sigma * sigma).sum();
@@ -45,11 +68,15 @@ impl<T: Real> Fitter<'_, T> {
     }
 
     fn svd(&self, tolerance: f64) -> Result<&Svd<T>> {
+        self.kept_svd(|core| core.svd(tolerance))
+    }
+
+    fn kept_svd(&self, make: impl FnOnce(&Core<'_, T>) -> Result<Svd<T>>) -> Result<&Svd<T>> {
         if let Some(svd) = self.svd.get() {
             return Ok(svd);
         }
-        let whole = self.core().svd(tolerance)?;
-        Ok(self.svd.get_or_init(|| whole))
+        let made = make(self.core())?;
+        Ok(self.svd.get_or_init(|| made))
     }
 
     /// U √Σ and √Σ Vᵀ at `rank`.

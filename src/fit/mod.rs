@@ -9,6 +9,7 @@ pub mod certificate;
 mod loha;
 mod lokr;
 mod lora;
+mod rule;
 
 use std::cell::OnceCell;
 use std::str::FromStr;
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real};
 
 pub use budget::{Bound, Curve, Point, Purpose};
+pub use rule::RankRule;
 
 /// What the output is to be stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +124,7 @@ impl Inherited {
     pub fn of<T: Real>(delta: &Delta<T>) -> Self {
         let rank = |term: &Term<T>| match term {
             Term::Plain(factor) => factor.rank(),
-            Term::Kron(kron) => kron.b.rank(),
+            Term::Kron(kron) => kron.a.rank().max(kron.b.rank()),
             Term::Hadamard(hadamard) => hadamard.first.rank(),
         };
         let rank = delta.terms().iter().map(|(_, term)| rank(term)).max().unwrap_or(0);
@@ -198,11 +200,17 @@ impl<'a, T: Real> Fitter<'a, T> {
         self.inherited().split
     }
 
-    /// Size against error of every form that the options allow, without making any.
+    /// Size against error of every form and rank that the options and the bound allow, without making any.
     ///
     /// # Errors
     /// A decomposition that doesn't converge.
     pub fn curves(&self, bound: Bound) -> Result<Vec<Curve>> {
+        let bound = bound.of_kernel(self.shape.kernel());
+        let curves = self.all_curves(bound)?;
+        Ok(curves.into_iter().map(|curve| curve.up_to(bound.rank)).collect())
+    }
+
+    fn all_curves(&self, bound: Bound) -> Result<Vec<Curve>> {
         let numbers = self.shape.rows * self.shape.cols;
         let full = Curve::single(Form::Full, Point { rank: 0, error: 0.0, numbers });
         if self.is_vector() {
@@ -216,6 +224,7 @@ impl<'a, T: Real> Fitter<'a, T> {
                 self.delta().check_formable()?;
                 vec![full]
             }
+            Format::Lora if bound.rule.is_some() => vec![self.lora_curve(Form::Lora, bound)?],
             Format::Lora => {
                 self.own(Form::Lora, bound).into_iter().chain([self.lora_curve(Form::Lora, bound)?]).collect()
             }
@@ -263,7 +272,7 @@ impl<'a, T: Real> Fitter<'a, T> {
         }
         let all = |kind: fn(&Term<T>) -> bool| self.delta().terms().iter().all(|(_, term)| kind(term));
         if all(|term| matches!(term, Term::Kron(_))) && lokr::common_split(self.delta()).is_some() {
-            let curve = self.lokr_curve(bound)?;
+            let curve = self.lokr_curve(bound)?.up_to(bound.rank);
             let holds = bound.tolerance <= budget::EXACT && curve.smallest(bound).is_some();
             curves.push(curve);
             if holds {

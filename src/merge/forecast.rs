@@ -125,8 +125,8 @@ impl Merge {
             (Quality::Compact, at_size(&samples, largest.saturating_sub(overhead), loose).ok()),
         ];
         let auto = self.options.format == Format::Auto;
-        let Options { tolerance, max_size, rank, .. } = self.options;
-        let limited = tolerance.is_some() || max_size.is_some() || rank.is_some();
+        let Options { tolerance, max_size, rank, conv_rank, .. } = self.options;
+        let limited = tolerance.is_some() || max_size.is_some() || rank.or(conv_rank).is_some();
         let mut ways = Vec::new();
         for (quality, bound) in bounds {
             let taken = auto && !limited && self.options.quality.unwrap_or(Quality::Exact) == quality;
@@ -169,7 +169,7 @@ fn sampled_curves(
 ) -> Result<Vec<Sample>> {
     let (only, counts): (Vec<&Site<'_>>, Vec<usize>) =
         sites.iter().map(|(site, count)| (site, *count)).unzip();
-    let of_site = |site: &Site<'_>| {
+    let of_site = |site: &&Site<'_>| {
         let of_target = |target: &Target<'_>| context.curves::<f32>(target, fit, bound);
         site.targets
             .iter()

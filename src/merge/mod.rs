@@ -4,6 +4,7 @@
 //! weighs their deltas, the fit makes one stored term of the sum, the certificate compares what is stored with
 //! what should be, and the writer streams it out. [`Merge::forecast`] says size and error beforehand.
 
+pub mod bake;
 mod deltas;
 mod engine;
 mod factor;
@@ -313,10 +314,13 @@ impl Merge {
             Quality::Exact | Quality::Compact => budget::EXACT,
         });
         let default = if options.format == Format::Auto { budget::EXACT } else { 0.0 };
-        let rank_only =
-            options.rank.is_some() && options.tolerance.is_none() && options.format != Format::Auto;
-        let tolerance = options.tolerance.or(named).unwrap_or(default);
-        Bound { rank_only, ..Bound::new(tolerance, options.rank, options.dtype) }
+        let tolerance = options.tolerance.or(named);
+        Bound {
+            conv_rank: options.conv_rank,
+            rank_only: tolerance.is_none() && self.size_limit().is_none() && options.format != Format::Auto,
+            rule: options.rank_rule(),
+            ..Bound::new(tolerance.unwrap_or(default), options.rank, options.dtype)
+        }
     }
 
     /// The limit on the output's size, if there is one.
@@ -335,7 +339,7 @@ impl Merge {
     ) -> Result<(Bound, Option<f64>)> {
         let bound = self.plain_bound();
         let Some(limit) = self.size_limit() else { return Ok((bound, None)) };
-        let curves = context.survey(run, sites)?;
+        let curves = context.survey(run, sites, bound)?;
         let layers = curves.iter().map(|curves| (&curves[..], 1));
         let tolerance = budget::tolerance_for_size(layers, self.numbers_within(limit, sites, kind), bound)?;
         Ok((Bound { tolerance, within_size: true, ..bound }, Some(tolerance)))
@@ -387,10 +391,14 @@ impl Merge {
 
 impl Context<'_> {
     /// Every layer's sizes against errors, from singular values alone.
-    fn survey(&self, run: &mut engine::Run<'_>, sites: &[Site<'_>]) -> Result<Vec<Vec<crate::fit::Curve>>> {
+    fn survey(
+        &self,
+        run: &mut engine::Run<'_>,
+        sites: &[Site<'_>],
+        bound: Bound,
+    ) -> Result<Vec<Vec<crate::fit::Curve>>> {
         run.stage("surveying");
-        let bound =
-            Bound { purpose: Purpose::Survey, ..Bound::new(1.0, self.options.rank, self.options.dtype) };
+        let bound = Bound { tolerance: 1.0, purpose: Purpose::Survey, ..bound };
         let curves = run.map(sites, |site| {
             let of_target = |target: &Target<'_>| Ok(self.curves::<f32>(target, &self.fit, bound)?.0);
             site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()

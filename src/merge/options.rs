@@ -1,7 +1,7 @@
 //! The options of a merge, and the one table that the command, the C ABI and the documentation take them from.
 
 use crate::error::{Error, Result};
-use crate::fit::Format;
+use crate::fit::{Format, RankRule};
 use crate::tensor::Dtype;
 
 use super::strategy;
@@ -45,6 +45,14 @@ pub struct Options {
     pub tolerance: Option<f64>,
     /// The largest inner rank.
     pub rank: Option<usize>,
+    /// The largest inner rank of convolutions with more than one position, where it isn't `rank`.
+    pub conv_rank: Option<usize>,
+    /// [`RankRule::Ratio`]
+    pub sv_ratio: Option<f64>,
+    /// [`RankRule::Cumulative`]
+    pub sv_cumulative: Option<f64>,
+    /// [`RankRule::Frobenius`]
+    pub sv_fro: Option<f64>,
     /// The largest output, in bytes.
     pub max_size: Option<u64>,
     /// LoKr's factor; 1 stores w1 = `[[1]]`.
@@ -72,6 +80,10 @@ impl Default for Options {
             quality: None,
             tolerance: None,
             rank: None,
+            conv_rank: None,
+            sv_ratio: None,
+            sv_cumulative: None,
+            sv_fro: None,
             max_size: None,
             factor: None,
             match_norm: false,
@@ -100,7 +112,7 @@ pub struct Row {
 const MOST_THREADS: usize = 1024;
 
 /// Every option.
-pub static ALL: [Row; 15] = [
+pub static ALL: [Row; 19] = [
     Row {
         name: "strategy",
         value: Some("NAME"),
@@ -167,6 +179,41 @@ pub static ALL: [Row; 15] = [
         default: "as needed",
         help: "The largest rank of lora and loha, and of w2 in lokr",
         set: |o, v| count(v).map(|x| o.rank = Some(x)),
+    },
+    Row {
+        name: "conv-rank",
+        value: Some("N"),
+        default: "as rank",
+        help: "The largest rank of convolutions larger than 1×1",
+        set: |o, v| count(v).map(|x| o.conv_rank = Some(x)),
+    },
+    Row {
+        name: "sv-ratio",
+        value: Some("X"),
+        default: "none",
+        help: "In format lora, up to rank: keep each layer's singular values above its largest divided by X, such as 20",
+        set: |o, v| match number(v)? {
+            x if x >= 1.0 => {
+                o.sv_ratio = Some(x);
+                Ok(())
+            }
+            _ => Err(wrong(v, "a number of 1 or more")),
+        },
+    },
+    Row {
+        name: "sv-cumulative",
+        value: Some("X"),
+        default: "none",
+        help: "In format lora, up to rank: keep the fewest singular values whose sum is X of the sum of all, such as 0.9",
+        set: |o, v| share(v).map(|x| o.sv_cumulative = Some(x)),
+    },
+    Row {
+        name: "sv-fro",
+        value: Some("X"),
+        default: "none",
+        help: "In format lora, up to rank: keep the fewest singular values whose Frobenius norm (the root of the sum \
+               of their squares) is X of that of all, such as 0.95",
+        set: |o, v| share(v).map(|x| o.sv_fro = Some(x)),
     },
     Row {
         name: "max-size",
@@ -240,6 +287,12 @@ impl Options {
             .map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
     }
 
+    /// The rule that chooses ranks, if there is one.
+    pub(super) fn rank_rule(&self) -> Option<RankRule> {
+        let ratio = self.sv_ratio.map(RankRule::Ratio);
+        ratio.or(self.sv_cumulative.map(RankRule::Cumulative)).or(self.sv_fro.map(RankRule::Frobenius))
+    }
+
     /// Refuses combinations that contradict each other.
     ///
     /// # Errors
@@ -248,13 +301,17 @@ impl Options {
         let clash = |a: &str, b: &str, why: &str| {
             Err(Error::option(format!("{a} and {b} can't be used together: {why}")))
         };
-        let limits = [
-            ("tolerance", self.tolerance.is_some()),
-            ("rank", self.rank.is_some()),
-            ("max-size", self.max_size.is_some()),
+        let rules = [
+            ("sv-ratio", self.sv_ratio.is_some()),
+            ("sv-cumulative", self.sv_cumulative.is_some()),
+            ("sv-fro", self.sv_fro.is_some()),
         ];
+        let ranks = [("rank", self.rank.is_some()), ("conv-rank", self.conv_rank.is_some())];
+        let goals = [("tolerance", self.tolerance.is_some()), ("max-size", self.max_size.is_some())];
+        let limits = || goals.into_iter().chain(ranks).chain(rules);
+        let set = |(name, set): &(&'static str, bool)| set.then_some(*name);
         if self.quality.is_some()
-            && let Some((name, _)) = limits.iter().find(|(_, set)| *set)
+            && let Some(name) = limits().find_map(|limit| set(&limit))
         {
             return clash("quality", name, "both say how exact the result is to be");
         }
@@ -264,8 +321,20 @@ impl Options {
         if self.max_size.is_some() && self.format == Format::Full {
             return clash("max-size", "format full", "the size of a full difference is fixed");
         }
-        if self.rank.is_some() && self.format == Format::Full {
-            return clash("rank", "format full", "a full difference has no rank");
+        if let Some(name) = ranks.iter().find_map(set)
+            && self.format == Format::Full
+        {
+            return clash(name, "format full", "a full difference has no rank");
+        }
+        let mut chosen = rules.iter().filter_map(set);
+        if let Some(rule) = chosen.next() {
+            if let Some(other) = chosen.chain(goals.iter().filter_map(set)).next() {
+                return clash(rule, other, "each chooses the ranks");
+            }
+            if self.format != Format::Lora {
+                let format = format!("format {}", self.format.name());
+                return clash(rule, &format, "it chooses the ranks of a LoRA; add --format lora");
+            }
         }
         if self.factor.is_some() && self.format != Format::Lokr {
             return clash(
@@ -276,7 +345,7 @@ impl Options {
         }
         if self.space == Space::Factor
             && (self.quality.is_some()
-                || limits.iter().any(|(_, set)| *set)
+                || limits().any(|(_, set)| set)
                 || self.format != Format::Auto
                 || self.match_norm)
         {
@@ -307,6 +376,13 @@ fn switch(value: &str) -> Result<bool> {
 
 fn number(value: &str) -> Result<f64> {
     value.parse().ok().filter(|x: &f64| x.is_finite()).ok_or_else(|| wrong(value, "a number"))
+}
+
+fn share(value: &str) -> Result<f64> {
+    number(value)
+        .ok()
+        .filter(|x| *x > 0.0 && *x <= 1.0)
+        .ok_or_else(|| wrong(value, "a number above 0, up to 1"))
 }
 
 fn positive(value: &str) -> Result<f64> {
@@ -370,5 +446,24 @@ mod tests {
         options.set("quality", "good").unwrap();
         options.set("rank", "4").unwrap();
         assert!(options.check().is_err());
+
+        let refused = |settings: &[(&str, &str)]| {
+            let mut options = Options::default();
+            settings.iter().for_each(|(name, value)| options.set(name, value).unwrap());
+            options.check().err().map(|error| error.message().to_owned())
+        };
+        let lora = ("format", "lora");
+        for (settings, says) in [
+            (vec![("sv-ratio", "8")], "add --format lora"),
+            (vec![lora, ("sv-ratio", "8"), ("sv-fro", "0.9")], "sv-ratio and sv-fro"),
+            (vec![lora, ("sv-fro", "0.9"), ("tolerance", "0.1")], "sv-fro and tolerance"),
+            (vec![lora, ("sv-cumulative", "0.9"), ("max-size", "1MB")], "sv-cumulative and max-size"),
+            (vec![("conv-rank", "4"), ("format", "full")], "conv-rank and format full"),
+            (vec![("conv-rank", "4"), ("quality", "good")], "quality and conv-rank"),
+        ] {
+            let message = refused(&settings).unwrap();
+            assert!(message.contains(says), "{message}");
+        }
+        assert_eq!(refused(&[lora, ("sv-ratio", "8"), ("rank", "4"), ("conv-rank", "2")]), None);
     }
 }

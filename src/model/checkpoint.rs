@@ -10,15 +10,22 @@ use serde_json::Value;
 use super::name::{Identity, Rows, identify};
 use crate::error::{Error, Result};
 use crate::file::Container;
-use crate::tensor::{Real, TensorView};
+use crate::tensor::{Real, TensorView, all_finite};
 
 /// An opened model: one file, or several with an index.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     shards: Vec<Container>,
-    /// Where every parameter is, by what it is: weights and biases apart.
-    places: BTreeMap<(Identity, &'static str), Place>,
+    /// Where every parameter is, by what it is.
+    places: BTreeMap<(Identity, Param), Place>,
+}
+
+/// Weights and biases are apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Param {
+    Weight,
+    Bias,
 }
 
 /// Where a parameter is.
@@ -54,10 +61,8 @@ impl Checkpoint {
         let mut places = BTreeMap::new();
         for (shard, file) in shards.iter().enumerate() {
             for tensor in file.names() {
-                let found = PARAMS.iter().find_map(|param| Some((tensor.strip_suffix(param)?, *param)));
-                if let Some((module, param)) = found {
-                    let place = Place { shard, tensor: tensor.to_owned() };
-                    places.insert((identify(module), param), place);
+                if let Some(key) = parameter_of(tensor) {
+                    places.insert(key, Place { shard, tensor: tensor.to_owned() });
                 }
             }
         }
@@ -79,24 +84,33 @@ impl Checkpoint {
 
     /// The weight of a module.
     pub fn weight(&self, module: &Identity) -> Option<Parameter<'_>> {
-        self.parameter(module, PARAMS[0])
+        self.parameter(module, Param::Weight)
     }
 
     /// The bias of a module.
     pub fn bias(&self, module: &Identity) -> Option<Parameter<'_>> {
-        self.parameter(module, PARAMS[1])
+        self.parameter(module, Param::Bias)
     }
 
-    /// The names of the parameters that are most like a module's: what its own name may have been meant to be.
-    pub fn nearest(&self, module: &Identity, count: usize) -> Vec<&str> {
-        let distance = |known: &Identity| strsim::levenshtein(&known.path, &module.path);
-        let mut places: Vec<_> = self.places.iter().collect();
-        places.sort_by_cached_key(|((known, _), _)| distance(known));
-        places.into_iter().take(count).map(|(_, place)| place.tensor.as_str()).collect()
+    /// The weight of a module, whole or in the parts that the checkpoint has it in, in the order of its outputs; none if
+    /// any is missing.
+    pub fn weight_parts(&self, module: &Identity) -> Vec<Parameter<'_>> {
+        self.parts(module, Param::Weight)
     }
 
-    fn parameter(&self, module: &Identity, param: &'static str) -> Option<Parameter<'_>> {
-        // What the checkpoint has as the file says it, or else as a part of what it has whole.
+    /// The same of its bias.
+    pub fn bias_parts(&self, module: &Identity) -> Vec<Parameter<'_>> {
+        self.parts(module, Param::Bias)
+    }
+
+    /// The names of all modules, as the files spell them.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        let module = |place: &'_ Place| place.tensor.rsplit_once('.').map_or(0, |(module, _)| module.len());
+        self.places.values().map(move |place| &place.tensor[..module(place)])
+    }
+
+    fn parameter(&self, module: &Identity, param: Param) -> Option<Parameter<'_>> {
+        // What the checkpoint has as the name says it, or else as a part of what it has whole.
         let whole = Identity { rows: Rows::WHOLE, ..module.clone() };
         let (place, part) = match self.places.get(&(module.clone(), param)) {
             Some(place) => (place, Rows::WHOLE),
@@ -109,12 +123,74 @@ impl Checkpoint {
         let range = part.start * unit..(part.start + part.len) * unit;
         Some(Parameter { name: &place.tensor, file, view, rows: range, swapped: part.swapped })
     }
+
+    fn parts(&self, module: &Identity, param: Param) -> Vec<Parameter<'_>> {
+        if let Some(whole) = self.parameter(module, param) {
+            return vec![whole];
+        }
+        let same =
+            |identity: &Identity| (identity.component, &identity.path) == (module.component, &module.path);
+        let mut keys: Vec<&Identity> = self
+            .places
+            .keys()
+            .filter(|(identity, of)| *of == param && same(identity))
+            .map(|(identity, _)| identity)
+            .collect();
+        keys.sort_by_key(|identity| identity.rows.start);
+        let mut next = 0;
+        for Identity { rows, .. } in &keys {
+            if rows.start != next || rows.of != keys[0].rows.of {
+                return Vec::new();
+            }
+            next += rows.len;
+        }
+        if module.rows != Rows::WHOLE || keys.first().is_none_or(|first| first.rows.of != next) {
+            return Vec::new();
+        }
+        keys.into_iter().filter_map(|identity| self.parameter(identity, param)).collect()
+    }
 }
 
-/// The endings of parameters' names.
-const PARAMS: [&str; 2] = [".weight", ".bias"];
+/// The endings of parameters' names, first those of weights. OpenCLIP's fused attention has no dot there.
+const WEIGHTS: [(&str, &str); 2] = [(".weight", ""), (".in_proj_weight", ".in_proj")];
+const BIASES: [(&str, &str); 2] = [(".bias", ""), (".in_proj_bias", ".in_proj")];
+
+/// The module and the parameter that a tensor's name stands for, if it is a parameter's.
+fn parameter_of(tensor: &str) -> Option<(Identity, Param)> {
+    let module = |endings: &[(&str, &str)]| {
+        endings.iter().find_map(|(ending, rest)| Some(format!("{}{rest}", tensor.strip_suffix(ending)?)))
+    };
+    let weight = module(&WEIGHTS).map(|module| (identify(&module), Param::Weight));
+    weight.or_else(|| module(&BIASES).map(|module| (identify(&module), Param::Bias)))
+}
 
 impl Parameter<'_> {
+    /// What the stored numbers are multiplied by: 1, or what scaled checkpoints say of an 8-bit weight in a tensor beside
+    /// it.
+    ///
+    /// # Errors
+    /// Numbers that are quantised in a way whose meaning isn't known.
+    pub fn scale(&self) -> Result<f64> {
+        const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
+        if !self.view.dtype.is_float() {
+            let dtype = self.view.dtype.name();
+            return Err(Error::unsupported(format!(
+                "holds {dtype} numbers, whose meaning isn't known; take a checkpoint that isn't quantised"
+            )));
+        }
+        let Some(module) = self.name.strip_suffix("weight") else { return Ok(1.0) };
+        let beside = NAMES.iter().map(|scale| format!("{module}{scale}"));
+        let found = beside.into_iter().find_map(|name| Some((self.file.get(&name)?, name)));
+        let Some((view, beside)) = found else { return Ok(1.0) };
+        match view.to_reals::<f64>()[..] {
+            [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
+            [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
+            _ => Err(Error::unsupported(format!(
+                "has a scale for every part, '{beside}'; one for all of it is understood"
+            ))),
+        }
+    }
+
     /// Its shape, of the rows that are meant.
     pub fn shape(&self) -> Vec<usize> {
         let mut shape = self.view.shape.to_vec();
@@ -125,14 +201,25 @@ impl Parameter<'_> {
     }
 
     /// Its entries as a matrix, outputs by inputs and kernel; a vector is one column.
-    pub fn to_matrix<T: Real>(&self) -> Mat<T> {
+    ///
+    /// # Errors
+    /// Those of [`scale`](Self::scale), and entries that are not finite.
+    pub fn to_matrix<T: Real>(&self) -> Result<Mat<T>> {
+        let scale = self.scale()?;
         let cols: usize = self.view.shape.iter().skip(1).product();
         let mut numbers = Vec::new();
         self.view.read_into(self.rows.start * cols..self.rows.end * cols, &mut numbers);
         self.file.used(numbers.len() * self.view.dtype.size());
         let (count, half) = (self.rows.len(), self.rows.len() / 2);
         let row = |i: usize| if self.swapped { (i + half) % count } else { i };
-        Mat::from_fn(count, cols, |i, j| numbers[row(i) * cols + j])
+        if !all_finite(&numbers) {
+            return Err(Error::value("holds numbers that are not finite"));
+        }
+        let entry = |i: usize, j: usize| numbers[row(i) * cols + j];
+        Ok(match scale == 1.0 {
+            true => Mat::from_fn(count, cols, entry),
+            false => Mat::from_fn(count, cols, |i, j| T::from_f64(scale * entry(i, j).to_f64())),
+        })
     }
 }
 
@@ -210,14 +297,38 @@ mod tests {
             let model = Checkpoint::open(path).unwrap();
             let conv = identify("lora_unet_conv_in");
             assert_eq!(model.weight(&conv).unwrap().shape(), [4, 2, 3, 3]);
-            assert_eq!(model.bias(&conv).unwrap().to_matrix::<f64>()[(3, 0)], 3.0);
+            assert_eq!(model.bias(&conv).unwrap().to_matrix::<f64>().unwrap()[(3, 0)], 3.0);
             let attn = identify("lora_unet_mid_block_attn");
             let part = Identity { rows: Rows { start: 1, len: 1, of: 3, swapped: true }, ..attn };
             let part = model.weight(&part).unwrap();
             assert_eq!(part.shape(), [2, 2]);
-            assert_eq!(part.to_matrix::<f32>(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
+            assert_eq!(part.to_matrix::<f32>().unwrap(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
             assert!(model.weight(&identify("lora_unet_conv_out")).is_none());
         }
+    }
+
+    #[test]
+    fn fused_weights_and_their_parts_are_found_in_either_form() {
+        let folder = TempDir::new().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let attention = "transformer_blocks.0.attn";
+        let names = ["to_k", "to_q", "to_v"].map(|part| format!("{attention}.{part}.weight"));
+        let split: Vec<(&str, &[usize])> = names.iter().map(|name| (name.as_str(), &[2, 3][..])).collect();
+        write(&file("split.safetensors"), &split);
+        write(&file("fused.safetensors"), &[("double_blocks.0.img_attn.qkv.weight", &[6, 3])]);
+        let names = |checkpoint: &Checkpoint, module: &str| -> Vec<(String, Range<usize>)> {
+            let parts = checkpoint.weight_parts(&identify(module));
+            parts.into_iter().map(|part| (part.name.to_owned(), part.rows)).collect()
+        };
+        let (split, fused) = ("split.safetensors", "fused.safetensors");
+        let [split, fused] = [split, fused].map(|name| Checkpoint::open(file(name)).unwrap());
+        let whole = "lora_unet_double_blocks_0_img_attn_qkv";
+        let rows = |part: &str| (format!("{attention}.{part}.weight"), 0..2);
+        assert_eq!(names(&split, whole), [rows("to_q"), rows("to_k"), rows("to_v")]);
+        assert_eq!(names(&fused, whole), [("double_blocks.0.img_attn.qkv.weight".to_owned(), 0..6)]);
+        let part = names(&fused, &format!("transformer.{attention}.to_v"));
+        assert_eq!(part, [("double_blocks.0.img_attn.qkv.weight".to_owned(), 4..6)]);
+        assert_eq!(split.modules().collect::<Vec<_>>().len(), 3);
     }
 
     #[test]
