@@ -31,6 +31,7 @@ pub(crate) use family::stored_delta;
 pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
+pub(crate) use peft::{Configured, config, config_beside, metadata as peft_metadata};
 pub use shape::{Dims, WeightShape};
 pub(crate) use spelling::{kept_alpha, with_letters};
 pub use write::{NewTensor, write};
@@ -101,8 +102,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder of one and its configuration; tensors stay on
-    /// disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file, or the folder of PEFT or diffusers that one is in; tensors stay
+    /// on disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
