@@ -47,6 +47,7 @@ pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub(crate) use own::combine;
+pub(crate) use peft::{Configured, config, config_beside, metadata as peft_metadata};
 pub use peft_oft::OftFlags;
 pub use shape::{Dims, WeightShape};
 pub(crate) use spelling::{kept_alpha, with_letters};
@@ -142,8 +143,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder of one and its configuration; tensors stay on
-    /// disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file, or the folder of PEFT or diffusers that one is in; tensors stay
+    /// on disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged

@@ -43,6 +43,11 @@ impl Namer {
         Self { dialect, renames: naming.is_some(), lenient: false, letters }
     }
 
+    /// The naming that it is, or is most like.
+    pub(super) fn naming(&self) -> Naming {
+        self.dialect.naming()
+    }
+
     /// Any names, for outputs that have none.
     pub(super) fn any(inputs: &[Input]) -> Self {
         Self { lenient: true, ..Self::new(inputs, None) }
