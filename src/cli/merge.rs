@@ -240,14 +240,12 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
         options.set("format", options::KEEP)?;
     }
     options.check()?;
-    let chosen = |name: &str| is_on(name) || value(name).is_some();
-    let readers = |name: &&str| -> Vec<&str> {
-        strategy::ALL.iter().filter(|row| row.options.contains(name)).map(|row| row.name).collect()
-    };
-    for name in strategy::ALL.iter().flat_map(|row| row.options).filter(|name| chosen(name)) {
-        let readers = readers(name);
+    for name in options.settings.keys() {
+        let reads = |row: &&&strategy::Row| row.parameters.iter().any(|parameter| parameter.name == name);
+        let readers: Vec<&str> = strategy::ALL.iter().filter(reads).map(|row| row.name).collect();
         if !readers.contains(&options.strategy.as_str()) {
-            warning(&format!("--{name} does nothing here: only {} reads it", list(&readers)));
+            let option = name.replace('_', "-");
+            warning(&format!("--{option} does nothing here: only {} reads it", list(&readers)));
         }
     }
     Ok(options)

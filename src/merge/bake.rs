@@ -193,7 +193,7 @@ impl Merge {
     ) -> Result<BakeReport> {
         let mut run = Run::new(self.options.threads, self.options.memory.or(Some(MEMORY)), watch)?;
         let sites = plan::sites(&self.inputs, &Namer::any(&self.inputs))?;
-        let context = self.context(&run, &sites)?;
+        let context = Context { is_dense: true, ..self.context(&run, &sites)? };
         let (jobs, mut warnings) = self.jobs(base, &sites)?;
         let recipe = Recipe::of(&self.inputs, &self.options, &AtomicBool::new(false));
 

@@ -16,6 +16,8 @@ pub mod options;
 mod own;
 mod plan;
 pub mod recipe;
+mod rule;
+mod spaces;
 pub mod strategy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +46,7 @@ pub use options::{Options, Quality, Space};
 use naming::Namer;
 use plan::{Merged, Shares, Site, Target};
 use recipe::Recipe;
-use strategy::Strategy;
+use strategy::Rule;
 
 /// An adapter and its weight.
 #[derive(Clone, Debug)]
@@ -81,7 +83,9 @@ pub struct Merge {
 struct Context<'a> {
     inputs: &'a [Input],
     options: &'a Options,
-    strategy: Box<dyn Strategy>,
+    rule: Rule,
+    /// Whether the merged deltas are wanted entry by entry, so that they need no low rank.
+    is_dense: bool,
     /// Whether low-rank factors are called `lora_A` and `lora_B`.
     letters: bool,
     shares: Shares,
@@ -359,11 +363,17 @@ impl Merge {
             factor: options.factor,
             match_norm: options.match_norm || options.quality == Some(Quality::Compact),
         };
-        let strategy = (row.make)(options);
+        let rule = row.rule(&options.settings, self.inputs.len())?;
+        if options.space == Space::Factor && rule.weighs().is_none() {
+            let message =
+                format!("space factor and strategy {} can't be used together: it needs deltas", row.name);
+            return Err(Error::option(message));
+        }
         Ok(Context {
             inputs: &self.inputs,
             options,
-            strategy,
+            rule,
+            is_dense: options.format == Format::Full,
             letters: self.namer().letters,
             shares,
             key_shares,
@@ -503,7 +513,10 @@ impl Context<'_> {
     }
 
     fn merged<T: Real>(&self, target: &Target<'_>) -> Result<Merged<T>> {
-        target.merge(self.inputs, &*self.strategy, &self.shares)
+        match &self.rule {
+            Rule::Weights(rule) => target.merge(self.inputs, &**rule, &self.shares),
+            other => self.ruled(target, other),
+        }
     }
 
     fn piece(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
@@ -538,7 +551,8 @@ impl Context<'_> {
             Space::Delta => self.fit(target, &joint, merged.inherited, bound)?,
             Space::Factor => {
                 let dtype = self.options.dtype;
-                let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
+                let rule = self.rule.weighs().ok_or_else(|| Error::internal("no weights"))?;
+                let tensors = factor::merge(target, self.inputs, rule, &self.key_shares, dtype)?;
                 let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
                 (target.family(), tensors, certificate)
             }

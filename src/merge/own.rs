@@ -19,7 +19,8 @@ impl Context<'_> {
     /// the usual way, where the lack of a base model is told.
     pub(super) fn is_own(&self, target: &Target<'_>) -> bool {
         let options = self.options;
-        let adds = !self.strategy.needs_gram() && self.strategy.peak().is_none() && self.shares.is_empty();
+        let adds = self.rule.weighs().is_some_and(|rule| !rule.needs_gram() && rule.peak().is_none());
+        let adds = adds && self.shares.is_empty();
         let free = options.format == Format::Auto && options.space == Space::Delta && options.rank.is_none();
         // Rows of a weight in parts, or in another order, are no layers of the family.
         let whole = |source: &Source<'_>| matches!(&source.parts[..], [Part { windows: None, .. }]);
@@ -37,7 +38,8 @@ impl Context<'_> {
             make_gram: &faer::Mat::new,
             gram: OnceCell::new(),
         };
-        let coefficients = target.coefficients(&*self.strategy, &facts)?;
+        let rule = self.rule.weighs().ok_or_else(|| Error::internal("a sum without weights"))?;
+        let coefficients = target.coefficients(rule, &facts)?;
         let members = |source: &Source<'_>| self.inputs[source.input].adapter.members(source.parts[0].layer);
         let sources: Vec<_> = coefficients.iter().copied().zip(target.sources.iter().map(members)).collect();
         let family = target.family();

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::naming::{self, Namer};
-use super::strategy::{Facts, Strategy};
+use super::strategy::{Facts, Weigh};
 use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
 use crate::delta::{Delta, Window, gram};
@@ -142,7 +142,7 @@ impl Target<'_> {
     }
 
     /// One coefficient per source.
-    pub(super) fn coefficients(&self, strategy: &dyn Strategy, facts: &Facts<'_>) -> Result<Vec<f64>> {
+    pub(super) fn coefficients(&self, strategy: &dyn Weigh, facts: &Facts<'_>) -> Result<Vec<f64>> {
         let all = strategy.coefficients(facts);
         let coefficients: Vec<f64> = facts.present.iter().map(|index| all[*index]).collect();
         match coefficients.iter().find(|c| !c.is_finite()) {
@@ -159,7 +159,7 @@ impl Target<'_> {
     pub(super) fn merge<T: Real>(
         &self,
         inputs: &[Input],
-        strategy: &dyn Strategy,
+        strategy: &dyn Weigh,
         shares: &Shares,
     ) -> Result<Merged<T>> {
         let (weights, present) = self.weights(inputs);
@@ -204,7 +204,7 @@ impl Target<'_> {
 fn scale_to_peak<T: Real>(
     delta: &mut Delta<T>,
     coefficients: &mut [f64],
-    strategy: &dyn Strategy,
+    strategy: &dyn Weigh,
 ) -> Result<f64> {
     let Some(wanted) = strategy.peak() else { return Ok(1.0) };
     delta.check_formable()?;

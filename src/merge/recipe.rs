@@ -51,10 +51,11 @@ impl Recipe {
             Quality::Good => "good",
             Quality::Compact => "compact",
         };
-        let reads = |name| strategy::by_name(&options.strategy).is_ok_and(|row| row.options.contains(&name));
+        let parameters = strategy::by_name(&options.strategy).map_or(&[][..], |row| row.parameters);
+        let parameters = parameters
+            .iter()
+            .filter_map(|parameter| Some((parameter.name, options.settings.get(parameter.name)?.clone())));
         let set = [
-            ("normalize", (options.normalize && reads("normalize")).then(|| "true".to_owned())),
-            ("norm-threshold", reads("norm-threshold").then(|| options.norm_threshold.to_string())),
             ("quality", options.quality.map(|q| quality(q).to_owned())),
             ("tolerance", options.tolerance.map(|x| x.to_string())),
             ("rank", options.rank.map(|x| x.to_string())),
@@ -74,7 +75,11 @@ impl Recipe {
             space: if options.space == Space::Delta { "delta" } else { "factor" },
             format: options.format_name(),
             dtype: options.dtype.to_string(),
-            options: set.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+            options: set
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?)))
+                .chain(parameters)
+                .collect(),
         }
     }
 }
