@@ -204,8 +204,8 @@ inline Tensor tensor(const lyco_tensor_view &view) {
 /// An opened adapter: a file, or the result of a merge. It never changes.
 class Adapter {
 public:
-    /// Opens and checks a safetensors or PyTorch file. With `skip_unknown`, layers that can't be understood are left
-    /// out instead of refused.
+    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder. With `skip_unknown`, layers that can't be
+    /// understood are left out instead of refused.
     static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false) {
         const lyco_open_options options{sizeof options, skip_unknown};
         lyco_adapter *handle = nullptr;

@@ -243,8 +243,8 @@ pub(super) fn open_bytes(name: &str, bytes: Vec<u8>, skip_unknown: bool) -> Resu
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
-/// file is ever executed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file, or PEFT's folder; the tensors stay on disk until they are needed,
+/// and nothing in the file is ever executed. `options` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_adapter_open(
     path: *const c_char,

@@ -106,7 +106,7 @@ class Adapter:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, skip_unknown: bool = False) -> Adapter:
-        """Opens and checks a safetensors or PyTorch file; nothing in it is ever executed."""
+        """Opens and checks a safetensors or PyTorch file, or PEFT's folder; nothing in it is ever executed."""
         options = _abi.lyco_open_options(ctypes.sizeof(_abi.lyco_open_options), skip_unknown)
         adapter = cls()
         name = os.fspath(path).encode()
