@@ -228,7 +228,7 @@ fn what_is_asked_for_goes_to_stdout() {
     for (words, says) in [
         ("--help", "Usage: lycomerge"),
         ("merge --help", "--weights"),
-        ("convert --help", "[default: lora;"),
+        ("convert --help", "[default: lora"),
         ("inspect --help", "--json"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {
@@ -433,7 +433,7 @@ fn every_broken_container_is_refused_by_name() {
 fn a_folder_is_neither_a_model_nor_an_output() {
     let folder = two("lora");
     fs::create_dir(folder.path().join("folder.safetensors")).unwrap();
-    let says = ["folder.safetensors: this is a folder"];
+    let says = ["folder.safetensors: this is a folder without adapter_model.safetensors"];
     fails(&folder, "merge italic.safetensors folder.safetensors -o out.safetensors", 1, &says);
     fails(&folder, "merge italic.safetensors -o folder.safetensors", 1, &says);
     fails(&folder, "merge italic.safetensors -o none/out.safetensors", 1, &["none", "does not exist"]);

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use faer::Mat;
 use lycomerge::Adapter;
-use lycomerge::adapter::{LayerId, Param};
+use lycomerge::adapter::{LayerId, OftFlags, OpenOptions, Param};
 use lycomerge::file::{Container, Writer};
+use lycomerge::model::Checkpoint;
 use lycomerge::tensor::{Dtype, encode};
 
 /// Deltas by layer, as stored: flattened to rows × the rest.
@@ -28,7 +30,10 @@ fn truth(path: &Path, module: impl Fn(&str) -> String) -> BTreeMap<LayerId, Mat<
 }
 
 fn assert_deltas(adapter: &Path, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f64) {
-    let adapter = Adapter::open(adapter).unwrap();
+    assert_deltas_of(&Adapter::open(adapter).unwrap(), truth, allowed);
+}
+
+fn assert_deltas_of(adapter: &Adapter, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f64) {
     for (id, want) in truth {
         let layer = adapter.layers().get(id).unwrap_or_else(|| panic!("{id:?} is missing"));
         let got = adapter.delta::<f64>(id, layer).unwrap().to_full();
@@ -51,6 +56,34 @@ fn every_family_gives_the_delta_of_lycoris_loras_forward_pass() {
             "{group}: every layer has a truth"
         );
         assert_deltas(&file, &truth, 1e-12);
+    }
+}
+
+/// What `tests/golden/make_based.py` wrote.
+#[test]
+fn every_family_that_needs_the_base_gives_the_delta_of_its_library() {
+    let golden = Path::new("tests/golden");
+    let base = Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap());
+    let exactly = |neumann_terms| OftFlags { neumann_terms, coft: None };
+    let groups = [
+        ("based", OftFlags::default()),
+        ("defined", OftFlags::default()),
+        ("peft", OftFlags::default()),
+        ("peft_oft_neumann_2", exactly(Some(2))),
+        ("peft_oft_neumann_3", exactly(Some(3))),
+        ("peft_oft_neumann_8", exactly(Some(8))),
+        ("peft_oft_exact", exactly(None)),
+        ("peft_oft_coft", OftFlags { coft: Some(0.3), ..OftFlags::default() }),
+    ];
+    for (group, oft) in groups {
+        let options = OpenOptions { base: Some(Arc::clone(&base)), oft, ..OpenOptions::default() };
+        let adapter = Adapter::open_with(golden.join(format!("{group}.safetensors")), &options).unwrap();
+        let truth = truth(&golden.join(format!("{group}.delta.safetensors")), |case| {
+            format!("{}_unet_{case}", if case.starts_with("sd_") { "oft" } else { "lora" })
+        });
+        assert_eq!(adapter.layers().len(), truth.len(), "{group}: every layer has a truth");
+        // sd-scripts' rotation by an alpha of 0 is one by 1e-9, of which W' − W keeps half the digits.
+        assert_deltas_of(&adapter, &truth, if group == "defined" { 1e-7 } else { 1e-12 });
     }
 }
 

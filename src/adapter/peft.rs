@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Layer, LayerId};
+use super::{Layer, LayerId, OftFlags};
 use crate::error::{Error, Result};
 use crate::file::Container;
 
@@ -64,6 +64,7 @@ struct Config {
     ranks: Patterns,
     rslora: bool,
     transposed: bool,
+    oft: Option<OftFlags>,
     /// The way of beginning that changed the base model.
     changed: Option<String>,
 }
@@ -211,6 +212,11 @@ impl Configs {
         })
     }
 
+    /// What is said of OFT layers.
+    pub(super) fn oft(&self) -> Option<OftFlags> {
+        self.parts.iter().find_map(|(_, config)| config.oft)
+    }
+
     /// Whether the model stores a module's weight inputs by outputs.
     pub(super) fn is_transposed(&self, module: &str) -> bool {
         self.part(module).is_some_and(|(config, _)| config.transposed)
@@ -291,6 +297,17 @@ fn field<T: DeserializeOwned>(fields: &Fields, key: &str) -> Result<Option<T>> {
         .map_err(|error| Error::format(format!("'{key}' is {}: {error}", value.get())))
 }
 
+/// What a configuration says of OFT layers.
+fn oft_flags(fields: &Fields) -> Result<OftFlags> {
+    /// PEFT's own.
+    const EPS: f64 = 6e-5;
+    let terms = field(fields, "num_cayley_neumann_terms")?.or(OftFlags::default().neumann_terms);
+    let is_series = field(fields, "use_cayley_neumann")?.unwrap_or(true);
+    let is_bounded = field(fields, "coft")?.unwrap_or(false);
+    let eps = field(fields, "eps")?.unwrap_or(EPS);
+    Ok(OftFlags { neumann_terms: terms.filter(|_| is_series), coft: is_bounded.then_some(eps) })
+}
+
 impl Config {
     fn read(fields: &Fields) -> Result<Self> {
         let kind: String = field(fields, "peft_type")?.unwrap_or_else(|| "LORA".to_owned());
@@ -310,7 +327,12 @@ impl Config {
         let alpha = if kind == "LORA" { "lora_alpha" } else { "alpha" };
         let initialised: Option<Value> = field(fields, "init_lora_weights")?;
         let initialised = initialised.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+        let oft = match kind.as_str() {
+            "OFT" => Some(oft_flags(fields)?),
+            _ => None,
+        };
         Ok(Self {
+            oft,
             alpha: field(fields, alpha)?.unwrap_or(DEFAULT),
             alphas: field(fields, "alpha_pattern")?.unwrap_or_default(),
             rank: field(fields, "r")?.unwrap_or(DEFAULT),
@@ -371,6 +393,23 @@ mod tests {
             let given = configs.given(module).unwrap();
             assert_eq!(given.scale(Some(16)), alpha / 4.0, "{module}");
         }
+    }
+
+    #[test]
+    fn the_rotations_of_an_oft_are_made_as_its_configuration_says() {
+        for (json, neumann_terms, coft) in [
+            (r#"{"peft_type": "OFT"}"#, Some(5), None),
+            (r#"{"peft_type": "OFT", "num_cayley_neumann_terms": 3, "coft": true}"#, Some(3), Some(6e-5)),
+            (
+                r#"{"peft_type": "OFT", "use_cayley_neumann": false, "coft": true, "eps": 0.1}"#,
+                None,
+                Some(0.1),
+            ),
+        ] {
+            let configs = configs(WRAPPER, json).unwrap();
+            assert_eq!(configs.oft(), Some(OftFlags { neumann_terms, coft }), "{json}");
+        }
+        assert_eq!(configs(WRAPPER, "{}").unwrap().oft(), None);
     }
 
     #[test]

@@ -157,6 +157,7 @@ fn merge() -> Command {
                 .allow_negative_numbers(true)
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
+            base(),
             output()
                 .default_value(DEFAULT_OUTPUT)
                 .help(
@@ -178,6 +179,7 @@ fn convert() -> Command {
         .after_help(format!("{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "FILE", "The adapter: a safetensors or PyTorch file, or PEFT's folder").num_args(1),
+            base(),
             output().help(
                 "The converted adapter; it appears when it is whole, and may be FILE [default: beside FILE, named \
                  NAME.FORMAT.safetensors]",
@@ -255,7 +257,16 @@ fn inspect() -> Command {
             switch("json", "Print JSON: an array with one object for each file").conflicts_with("type"),
             switch("type", "Print only the kind of each file: LoRA, LoHa, LoKr, Full, Norm or Mixed"),
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
+            base(),
         ])
+}
+
+fn base() -> Arg {
+    Arg::new("base").long("base").value_name("CHECKPOINT").value_parser(value_parser!(PathBuf)).help(
+        "The model that the adapters change: a checkpoint's file, its index of several files, or their folder. Needed \
+         for DoRA, OFT, BOFT, GLoRA, (IA)³ and T-LoRA, whose effect depends on its weights; every layer must be in it, \
+         in its shape",
+    )
 }
 
 fn files(id: &'static str, value: &'static str, help: &'static str) -> Arg {

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
+use lycomerge::model::Checkpoint;
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
 
@@ -36,7 +38,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = open(&job.models, &job.weights, &job.options)?;
+    let merge = open(&job.models, &job.weights, &job.options, base(matches)?)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -173,15 +175,32 @@ impl Job {
     }
 }
 
+/// The model that the command line names.
+pub(crate) fn base(matches: &ArgMatches) -> Result<Option<Arc<Checkpoint>>, Failure> {
+    matches.get_one::<PathBuf>("base").map(|path| checkpoint(path)).transpose()
+}
+
+pub(crate) fn checkpoint(path: &Path) -> Result<Arc<Checkpoint>, Failure> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(Failure::failed(format!("Model file not found: {}", path.display())));
+    }
+    Ok(Arc::new(Checkpoint::open(path)?))
+}
+
 /// Opens every model, and warns of what speaks against merging them.
-pub(crate) fn open(models: &[PathBuf], weights: &[f64], options: &Options) -> Result<Merge, Failure> {
+pub(crate) fn open(
+    models: &[PathBuf],
+    weights: &[f64],
+    options: &Options,
+    base: Option<Arc<Checkpoint>>,
+) -> Result<Merge, Failure> {
     if let Some(missing) = models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
         return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
     }
     let mut merge = Merge::new();
     merge.options = options.clone();
-    let open = if options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-    let opened: Vec<_> = models.par_iter().map(open).collect();
+    let how = OpenOptions { skip_unknown: options.skip_unknown, base, ..OpenOptions::default() };
+    let opened: Vec<_> = models.par_iter().map(|path| Adapter::open_with(path, &how)).collect();
     for (adapter, weight) in opened.into_iter().zip(weights) {
         merge.add(Arc::new(adapter?), *weight)?;
     }

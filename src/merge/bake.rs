@@ -15,7 +15,7 @@ use super::naming::Namer;
 use super::plan::{Site, Target};
 use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
-use crate::adapter::Param;
+use crate::adapter::{Layer, Param};
 use crate::compute::round::Rounder;
 use crate::compute::simd::{Wide, wide};
 use crate::delta::Delta;
@@ -170,8 +170,8 @@ impl Work for Job<'_> {
     /// The factors in three copies, and tiles.
     fn working_set(&self) -> u64 {
         let sources = self.parts.iter().flat_map(|(target, _)| &target.sources);
-        let layers = sources.flat_map(|source| source.layers());
-        let numbers = layers.map(|layer| layer.numbers).fold(0, usize::saturating_add);
+        let numbers = sources.flat_map(|source| source.layers()).map(Layer::expanded);
+        let numbers = numbers.fold(0, usize::saturating_add);
         let tiles = 4 * 8 * TILE.max(self.view.shape.iter().skip(1).product());
         tiles.saturating_add(numbers.saturating_mul(24)) as u64
     }
@@ -274,7 +274,9 @@ impl Merge {
             let mut first = 0;
             for parameter in &parameters {
                 let job = &mut jobs[places[parameter.name]];
-                job.scale = scale_of(parameter)?;
+                job.scale = parameter
+                    .scale()
+                    .map_err(|e| e.in_layer(parameter.name).in_file(parameter.file.path()))?;
                 job.parts.push((target, windows(parameter, first)));
                 first += parameter.rows.len();
             }
@@ -316,39 +318,6 @@ impl Job<'_> {
             first += block.len();
             Ok(())
         })
-    }
-}
-
-/// What a parameter's stored numbers are multiplied by.
-fn scale_of(parameter: &Parameter<'_>) -> Result<f64> {
-    let &Parameter { name, file, view, .. } = parameter;
-    let quantised = || {
-        let dtype = view.dtype.name();
-        let message = format!(
-            "holds {dtype} numbers, whose meaning isn't known; bake into a checkpoint that isn't quantised"
-        );
-        Err(Error::unsupported(message))
-    };
-    let scale = if view.dtype.is_float() { scale(file, name) } else { quantised() };
-    scale.map_err(|e| e.in_layer(name).in_file(file.path()))
-}
-
-/// What an 8-bit weight's stored numbers are multiplied by, as scaled checkpoints say it in a tensor beside it.
-fn scale(file: &Container, name: &str) -> Result<f64> {
-    const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
-    let Some(module) = name.strip_suffix("weight") else { return Ok(1.0) };
-    let Some((beside, view)) = NAMES.iter().find_map(|scale| {
-        let beside = format!("{module}{scale}");
-        file.get(&beside).map(|view| (beside, view))
-    }) else {
-        return Ok(1.0);
-    };
-    match view.to_reals::<f64>()[..] {
-        [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
-        [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
-        _ => Err(Error::unsupported(format!(
-            "has a scale for every part, '{beside}'; one for all of it is understood"
-        ))),
     }
 }
 

@@ -13,6 +13,7 @@ mod keep;
 mod labels;
 mod naming;
 pub mod options;
+mod own;
 mod plan;
 pub mod recipe;
 pub mod strategy;
@@ -165,8 +166,7 @@ impl Merge {
         }
         if let [first, rest @ ..] = &self.inputs[..] {
             let modules = |input: &Input| -> BTreeSet<_> {
-                let identities =
-                    input.adapter.layers().keys().map(|id| naming::identity(&input.adapter, id));
+                let identities = input.adapter.layers().keys().map(|id| naming::identity(&input.adapter, id));
                 identities.map(|identity| (identity.component, identity.path)).collect()
             };
             let own = modules(first);
@@ -430,7 +430,14 @@ impl Merge {
     /// What a file takes besides the factors: the header with its length, and an alpha per target. Each site
     /// comes with how many it stands for.
     fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>, kind: FileKind) -> usize {
-        let alphas = |site: &Site<'_>| site.targets.len() * self.options.dtype.size();
+        // And what is stored as it comes, without a fit whose size could be foretold.
+        let own = |target: &Target<'_>| match target.needs_base {
+            true => target.sources.iter().flat_map(|source| source.layers()).map(|layer| layer.numbers).sum(),
+            false => 0,
+        };
+        let alphas = |site: &Site<'_>| {
+            site.targets.iter().map(|target| 1 + own(target)).sum::<usize>() * self.options.dtype.size()
+        };
         let of_sites: usize =
             sites.map(|(site, count)| (header_entries(site, kind, false) + alphas(site)) * count).sum();
         of_sites + self.header_rest() + 16
@@ -509,9 +516,11 @@ impl Context<'_> {
         for target in &site.targets {
             match self.options.dtype {
                 _ if self.options.keep => self.keep(target, &mut piece)?,
+                _ if self.is_own(target) => self.add_own(target, &mut piece)?,
                 Dtype::F32 | Dtype::F64 => self.add::<f64>(target, bound, &mut piece)?,
                 _ => self.add::<f32>(target, bound, &mut piece)?,
             }
+            piece.tensors.extend(target.reshape.as_deref().map(NewTensor::reshape));
         }
         piece.tensors.sort_by_key(|tensor| tensor.suffix);
         Ok(piece)
@@ -615,7 +624,7 @@ fn configured(module: &str, tensors: &[NewTensor]) -> Option<Configured> {
     Some(Configured { module: module.to_owned(), rank, alpha, has_cores: find(".hada_t1").is_some() })
 }
 
-/// What a site takes of the header at most, or of what a file of another kind has instead: up to four tensors for a
+/// What a site takes of the header at most, or of what a file of another kind has instead: up to five tensors for a
 /// weight and one for a bias.
 fn header_entries(site: &Site<'_>, kind: FileKind, keep: bool) -> usize {
     // As they are, and an alpha.
@@ -625,6 +634,7 @@ fn header_entries(site: &Site<'_>, kind: FileKind, keep: bool) -> usize {
     };
     let of_target = |target: &Target<'_>| match target.id.param {
         _ if keep => kept(target),
+        Param::Weight if target.needs_base => 5,
         Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
         _ => 1,
     };

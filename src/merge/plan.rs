@@ -20,6 +20,10 @@ pub(super) struct Target<'a> {
     pub(super) shape: WeightShape,
     /// Whether an input stores it as a norm layer's difference.
     pub(super) norm: bool,
+    /// Whether an effect can't be told, because it depends on a base model and the input was opened without.
+    pub(super) needs_base: bool,
+    /// What the model's weight is padded to first, if an input says so.
+    pub(super) reshape: Option<Vec<usize>>,
     /// What the inputs that change it do, in their order.
     pub(super) sources: Vec<Source<'a>>,
 }
@@ -131,6 +135,26 @@ impl Target<'_> {
         Ok(sum)
     }
 
+    /// The weights of all inputs, and which of them have the layer.
+    pub(super) fn weights(&self, inputs: &[Input]) -> (Vec<f64>, Vec<usize>) {
+        let weights = inputs.iter().map(|input| input.weight).collect();
+        (weights, self.sources.iter().map(|source| source.input).collect())
+    }
+
+    /// One coefficient per source.
+    pub(super) fn coefficients(&self, strategy: &dyn Strategy, facts: &Facts<'_>) -> Result<Vec<f64>> {
+        let all = strategy.coefficients(facts);
+        let coefficients: Vec<f64> = facts.present.iter().map(|index| all[*index]).collect();
+        match coefficients.iter().find(|c| !c.is_finite()) {
+            None => Ok(coefficients),
+            Some(bad) => {
+                let message =
+                    format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
+                Err(Error::value(message).in_layer(&self.id.module))
+            }
+        }
+    }
+
     /// The merged delta by `strategy`.
     pub(super) fn merge<T: Real>(
         &self,
@@ -138,8 +162,7 @@ impl Target<'_> {
         strategy: &dyn Strategy,
         shares: &Shares,
     ) -> Result<Merged<T>> {
-        let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
-        let present: Vec<usize> = self.sources.iter().map(|source| source.input).collect();
+        let (weights, present) = self.weights(inputs);
         let read = |source: &Source<'_>| self.read::<T>(inputs, source);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
@@ -154,12 +177,7 @@ impl Target<'_> {
             make_gram: &|| gram::gram(&deltas.iter().collect::<Vec<_>>()),
             gram: OnceCell::new(),
         };
-        let all = strategy.coefficients(&facts);
-        let mut coefficients: Vec<f64> = present.iter().map(|index| all[*index]).collect();
-        if let Some(bad) = coefficients.iter().find(|c| !c.is_finite()) {
-            let message = format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
-            return Err(Error::value(message).in_layer(&self.id.module));
-        }
+        let mut coefficients = self.coefficients(strategy, &facts)?;
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {

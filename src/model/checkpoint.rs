@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::name::{Identity, Rows, identify};
 use crate::error::{Error, Result};
 use crate::file::Container;
-use crate::tensor::{Real, TensorView};
+use crate::tensor::{Real, TensorView, all_finite};
 
 /// An opened model: one file, or several with an index.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ struct Place {
 }
 
 /// A parameter of a checkpoint, or the outputs of it that a module stands for.
+#[derive(Clone, Debug)]
 pub struct Parameter<'a> {
     /// The whole tensor's name in its file.
     pub name: &'a str,
@@ -164,6 +165,32 @@ fn parameter_of(tensor: &str) -> Option<(Identity, Param)> {
 }
 
 impl Parameter<'_> {
+    /// What the stored numbers are multiplied by: 1, or what scaled checkpoints say of an 8-bit weight in a tensor beside
+    /// it.
+    ///
+    /// # Errors
+    /// Numbers that are quantised in a way whose meaning isn't known.
+    pub fn scale(&self) -> Result<f64> {
+        const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
+        if !self.view.dtype.is_float() {
+            let dtype = self.view.dtype.name();
+            return Err(Error::unsupported(format!(
+                "holds {dtype} numbers, whose meaning isn't known; take a checkpoint that isn't quantised"
+            )));
+        }
+        let Some(module) = self.name.strip_suffix("weight") else { return Ok(1.0) };
+        let beside = NAMES.iter().map(|scale| format!("{module}{scale}"));
+        let found = beside.into_iter().find_map(|name| Some((self.file.get(&name)?, name)));
+        let Some((view, beside)) = found else { return Ok(1.0) };
+        match view.to_reals::<f64>()[..] {
+            [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
+            [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
+            _ => Err(Error::unsupported(format!(
+                "has a scale for every part, '{beside}'; one for all of it is understood"
+            ))),
+        }
+    }
+
     /// Its shape, of the rows that are meant.
     pub fn shape(&self) -> Vec<usize> {
         let mut shape = self.view.shape.to_vec();
@@ -174,14 +201,25 @@ impl Parameter<'_> {
     }
 
     /// Its entries as a matrix, outputs by inputs and kernel; a vector is one column.
-    pub fn to_matrix<T: Real>(&self) -> Mat<T> {
+    ///
+    /// # Errors
+    /// Those of [`scale`](Self::scale), and entries that are not finite.
+    pub fn to_matrix<T: Real>(&self) -> Result<Mat<T>> {
+        let scale = self.scale()?;
         let cols: usize = self.view.shape.iter().skip(1).product();
         let mut numbers = Vec::new();
         self.view.read_into(self.rows.start * cols..self.rows.end * cols, &mut numbers);
         self.file.used(numbers.len() * self.view.dtype.size());
         let (count, half) = (self.rows.len(), self.rows.len() / 2);
         let row = |i: usize| if self.swapped { (i + half) % count } else { i };
-        Mat::from_fn(count, cols, |i, j| numbers[row(i) * cols + j])
+        if !all_finite(&numbers) {
+            return Err(Error::value("holds numbers that are not finite"));
+        }
+        let entry = |i: usize, j: usize| numbers[row(i) * cols + j];
+        Ok(match scale == 1.0 {
+            true => Mat::from_fn(count, cols, entry),
+            false => Mat::from_fn(count, cols, |i, j| T::from_f64(scale * entry(i, j).to_f64())),
+        })
     }
 }
 
@@ -259,12 +297,12 @@ mod tests {
             let model = Checkpoint::open(path).unwrap();
             let conv = identify("lora_unet_conv_in");
             assert_eq!(model.weight(&conv).unwrap().shape(), [4, 2, 3, 3]);
-            assert_eq!(model.bias(&conv).unwrap().to_matrix::<f64>()[(3, 0)], 3.0);
+            assert_eq!(model.bias(&conv).unwrap().to_matrix::<f64>().unwrap()[(3, 0)], 3.0);
             let attn = identify("lora_unet_mid_block_attn");
             let part = Identity { rows: Rows { start: 1, len: 1, of: 3, swapped: true }, ..attn };
             let part = model.weight(&part).unwrap();
             assert_eq!(part.shape(), [2, 2]);
-            assert_eq!(part.to_matrix::<f32>(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
+            assert_eq!(part.to_matrix::<f32>().unwrap(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
             assert!(model.weight(&identify("lora_unet_conv_out")).is_none());
         }
     }
