@@ -433,7 +433,7 @@ fn every_broken_container_is_refused_by_name() {
 fn a_folder_is_neither_a_model_nor_an_output() {
     let folder = two("lora");
     fs::create_dir(folder.path().join("folder.safetensors")).unwrap();
-    let says = ["folder.safetensors: this is a folder without adapter_model.safetensors"];
+    let says = ["folder.safetensors: this is a folder"];
     fails(&folder, "merge italic.safetensors folder.safetensors -o out.safetensors", 1, &says);
     fails(&folder, "merge italic.safetensors -o folder.safetensors", 1, &says);
     fails(&folder, "merge italic.safetensors -o none/out.safetensors", 1, &["none", "does not exist"]);
