@@ -87,18 +87,39 @@ fn every_family_that_needs_the_base_gives_the_delta_of_its_library() {
     }
 }
 
+/// The group `weak` of `tests/golden/make_based.py`.
+#[test]
+fn a_strength_does_what_it_does_in_the_library() {
+    let golden = Path::new("tests/golden");
+    let base = Some(Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap()));
+    let options = OpenOptions { base, ..OpenOptions::default() };
+    let adapter = Adapter::open_with(golden.join("weak.safetensors"), &options).unwrap();
+    let truth = truth(&golden.join("weak.delta.safetensors"), |case| format!("lora_unet_{case}"));
+    assert_eq!(adapter.layers().len(), truth.len());
+    for (id, want) in truth {
+        let got = adapter.delta_at::<f64>(0.6, &id, &adapter.layers()[&id]).unwrap().to_full();
+        let error = (&got - &want).norm_l2() / want.norm_l2();
+        assert!(error < 1e-12, "{id:?}: {error:e}");
+        let nothing = adapter.delta_at::<f64>(0.0, &id, &adapter.layers()[&id]).unwrap();
+        assert_eq!(nothing.to_full().norm_l2(), 0.0, "{id:?}");
+    }
+}
+
 #[test]
 fn trained_adapters_do_what_their_trainer_measured() {
     let real = Path::new("tests/data/real");
+    let base = Some(Arc::new(Checkpoint::open(real.join("base.safetensors")).unwrap()));
+    let options = OpenOptions { base, ..OpenOptions::default() };
     let mut files = 0;
     for entry in std::fs::read_dir(real.join("truth")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().replace(".delta", "");
         let truth = truth(&path, |module| format!("lora_unet_{}", module.replace('.', "_")));
-        assert_deltas(&real.join("adapters").join(name), &truth, 1e-6);
+        let adapter = Adapter::open_with(real.join("adapters").join(name), &options).unwrap();
+        assert_deltas_of(&adapter, &truth, 1e-6);
         files += 1;
     }
-    assert_eq!(files, 10);
+    assert_eq!(files, 12);
 }
 
 /// The vectors' number generator: exact in 16-bit floats.

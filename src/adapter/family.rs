@@ -9,7 +9,7 @@ use super::{
     Layer, LayerId, NewTensor, Param, base, boft, dora, full, glora, ia3, loha, lokr, lora, name, oft,
     peft_boft, peft_oft, refused, replace, reshape, tlora,
 };
-use crate::delta::{Delta, MOST_FORMED};
+use crate::delta::{Delta, MOST_FORMED, Term};
 use crate::error::{Error, Result};
 use crate::file::Container;
 use crate::model::Checkpoint;
@@ -188,10 +188,30 @@ impl Family {
         !matches!(self, Self::Lora | Self::Loha | Self::Lokr | Self::Full | Self::Norm)
     }
 
-    pub(super) fn delta<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+    /// Whether a strength multiplies the effect; it stands inside otherwise.
+    pub(crate) fn is_linear(self) -> bool {
+        !matches!(self, Self::Oft | Self::Boft)
+    }
+
+    /// What a host adds that loads the layer at the members' strength.
+    pub(super) fn effect<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+        let mut effect = self.delta(members, layer)?;
+        // At strength 0 hosts leave an adapter out, with all that stands outside of its rotations.
+        if self.is_linear() || members.strength() == 0.0 {
+            effect.scale(members.strength());
+        }
+        Ok(effect)
+    }
+
+    fn delta<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
         let row = ROWS.iter().find(|row| row.family == self && row.is_of(members));
         let row = row.ok_or_else(|| Error::internal("a layer without the tensors of its family"))?;
         let delta = row.delta(members, layer)?;
+        // Stored numbers are finite; what is made from them and a weight may not be.
+        let finite = |term: &Term<T>| !matches!(term, Term::Plain(factor) if !factor.is_finite());
+        if self.needs_base() && !delta.terms().iter().all(|(_, term)| finite(term)) {
+            return Err(Error::value("has numbers so large that its effect is not finite"));
+        }
         debug_assert_eq!((delta.rows(), delta.cols()), (layer.shape.rows, layer.shape.cols));
         Ok(delta)
     }

@@ -18,12 +18,13 @@ pub struct Members<'a> {
     module: &'a str,
     base: Option<Base<'a>>,
     oft: OftFlags,
+    strength: f64,
 }
 
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self { tensors, module: "", base: None, oft: OftFlags::default() }
+        Self { tensors, module: "", base: None, oft: OftFlags::default(), strength: 1.0 }
     }
 
     /// The same as a module's, over the base model's parameter.
@@ -34,6 +35,16 @@ impl<'a> Members<'a> {
     /// The same as PEFT's configuration says.
     pub(super) fn with_oft(self, oft: OftFlags) -> Self {
         Self { oft, ..self }
+    }
+
+    /// The same at another strength.
+    pub(super) fn at(self, strength: f64) -> Self {
+        Self { strength, ..self }
+    }
+
+    /// What rotations are weakened to.
+    pub(super) fn strength(&self) -> f64 {
+        self.strength
     }
 
     pub(super) fn oft(&self) -> OftFlags {

@@ -45,6 +45,7 @@ pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub(crate) use own::combine;
 pub use peft_oft::OftFlags;
+pub(crate) use reshape::pad_bytes;
 pub use shape::{Dims, WeightShape};
 pub use write::{NewTensor, write};
 
@@ -221,6 +222,11 @@ impl Adapter {
         self.base.as_ref()
     }
 
+    /// Whether a layer's effect can't be told, because it depends on a base model and there is none.
+    pub fn lacks_base(&self, layer: &Layer) -> bool {
+        layer.family.needs_base() && self.base.is_none()
+    }
+
     /// The file underneath.
     pub fn file(&self) -> &Container {
         &self.file
@@ -259,18 +265,24 @@ impl Adapter {
 
     /// The delta of a layer at strength 1; float32 holds every stored number but a float64 one exactly.
     ///
-    /// A weight multiplies this delta, for every family, because only so are merges linear: two halves of an adapter
-    /// are the whole of it, and strategies compare what the adapters do. Hosts that scale a rotation itself instead,
-    /// R → m(R − I) + I, come to the same for a diag-OFT without rescale, disagree with each other about the others,
-    /// and all come to this at m = 1.
+    /// # Errors
+    /// A stored number that is not finite, or a family that needs a base model where the adapter was opened without.
+    pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
+        self.delta_at(1.0, id, layer)
+    }
+
+    /// What a host adds that loads the adapter at a strength. For nearly every family that is so many times the
+    /// [`delta`](Self::delta), for DoRA too: W + m (W' − W). The strength m of a diag-OFT or a BOFT of LyCORIS, or an OFT
+    /// of sd-scripts, is that of its rotations, I + m (R − I) each, and its rescale is applied in full.
     ///
     /// # Errors
-    /// A stored number that is not finite.
-    pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
+    /// As [`delta`](Self::delta).
+    pub fn delta_at<T: Real>(&self, strength: f64, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
         let members = self.members(layer);
         let stored = members.iter().map(|(_, view)| view.data.len()).sum();
         let delta = base::find(self.base.as_deref(), id, layer.reshape.as_deref())
-            .and_then(|base| layer.family.delta(&members.of(&id.module, base).with_oft(self.oft), layer));
+            .map(|base| members.of(&id.module, base).with_oft(self.oft).at(strength))
+            .and_then(|members| layer.family.effect(&members, layer));
         self.file.used(stored);
         delta.map_err(|e| e.in_layer(&id.module).in_file(self.path()))
     }

@@ -49,7 +49,7 @@ pub(super) fn sites<'a>(inputs: &'a [Input]) -> Result<Vec<Site<'a>>> {
     for (index, input) in inputs.iter().enumerate() {
         for (id, layer) in input.adapter.layers() {
             let norm = layer.family == Family::Norm;
-            let needs_base = layer.family.needs_base() && input.adapter.base().is_none();
+            let needs_base = input.adapter.lacks_base(layer);
             let target = targets.entry(id).or_insert_with(|| Target {
                 id,
                 shape: layer.shape.clone(),
@@ -162,10 +162,13 @@ impl Target<'_> {
         let mut coefficients = self.coefficients(strategy, &facts)?;
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
-        for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
-            match deltas.get(k) {
+        for (k, (coefficient, (index, layer))) in coefficients.iter().zip(&self.sources).enumerate() {
+            match deltas.get(k).filter(|_| layer.family.is_linear()) {
                 Some(part) => delta.add_scaled(*coefficient, part),
-                None => delta.add_scaled(*coefficient, &read(source)?),
+                None => {
+                    let adapter = &inputs[*index].adapter;
+                    delta.add_scaled(1.0, &adapter.delta_at(*coefficient, self.id, layer)?);
+                }
             }
             if delta.is_crowded() {
                 inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));

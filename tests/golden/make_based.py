@@ -86,7 +86,13 @@ def rounded(tensors: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def lycoris(
-    group: Group, case: str, kind: type[nn.Module], shape: tuple[int, ...], spread: float = 0.5, **options: object
+    group: Group,
+    case: str,
+    kind: type[nn.Module],
+    shape: tuple[int, ...],
+    spread: float = 0.5,
+    strength: float = 1.0,
+    **options: object,
 ) -> None:
     """Random factors in a module of the library, and what its forward pass does beside the layer's own."""
     layer = base_layer(case, shape)
@@ -105,7 +111,7 @@ def lycoris(
     limit = "alpha" if kind not in (DiagOFTModule, ButterflyOFTModule) else "constraint"
     if "alpha" in stored:
         options[limit] = stored["alpha"].item()
-    module = kind(case, layer, 1.0, **options).eval()
+    module = kind(case, layer, strength, **options).eval()
     targets = dict(module.named_parameters())
     for name, tensor in stored.items():
         if name in targets:
@@ -149,6 +155,20 @@ def lycoris_group() -> Group:
     lycoris(group, "glora_square", GLoRAModule, (6, 6), **low)
     for name, shape in (("linear", LINEAR), ("point", POINT)):
         lycoris(group, f"tlora_{name}", TLoraModule, shape, **low)
+    return group
+
+
+def weak_group() -> Group:
+    """Strength 0.6."""
+    group = Group(torch.float16)
+    for name, shape in (("linear", LINEAR), ("conv2d", CONV2D)):
+        for kind, options in {"plain": {}, "both": {"rescaled": True, "constraint": 0.05}}.items():
+            turning = {"lora_dim": 4, "strength": 0.6} | options
+            lycoris(group, f"weak_oft_{kind}_{name}", DiagOFTModule, shape, 0.3, **turning)
+            lycoris(group, f"weak_boft_{kind}_{name}", ButterflyOFTModule, (16, *shape[1:]), 0.3, **turning)
+        lycoris(group, f"weak_glora_{name}", GLoRAModule, shape, lora_dim=3, alpha=2.0, strength=0.6)
+        lycoris(group, f"weak_ia3_{name}", IA3Module, shape, strength=0.6)
+    lycoris(group, "weak_tlora", TLoraModule, LINEAR, lora_dim=3, alpha=2.0, strength=0.6)
     return group
 
 
@@ -325,6 +345,7 @@ def main() -> None:
     lycoris_group().write("based")
     definition_group().write("defined")
     write_peft()
+    weak_group().write("weak")
     save_file(BASE, HERE / "based.base.safetensors")
 
 
