@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use faer::Mat;
 use lycomerge::Adapter;
-use lycomerge::adapter::{LayerId, OftFlags, OpenOptions, Param};
+use lycomerge::adapter::{LayerId, OpenOptions, Param};
 use lycomerge::file::{Container, Writer};
 use lycomerge::model::Checkpoint;
 use lycomerge::tensor::{Dtype, encode};
@@ -64,19 +64,9 @@ fn every_family_gives_the_delta_of_lycoris_loras_forward_pass() {
 fn every_family_that_needs_the_base_gives_the_delta_of_its_library() {
     let golden = Path::new("tests/golden");
     let base = Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap());
-    let exactly = |neumann_terms| OftFlags { neumann_terms, coft: None };
-    let groups = [
-        ("based", OftFlags::default()),
-        ("defined", OftFlags::default()),
-        ("peft", OftFlags::default()),
-        ("peft_oft_neumann_2", exactly(Some(2))),
-        ("peft_oft_neumann_3", exactly(Some(3))),
-        ("peft_oft_neumann_8", exactly(Some(8))),
-        ("peft_oft_exact", exactly(None)),
-        ("peft_oft_coft", OftFlags { coft: Some(0.3), ..OftFlags::default() }),
-    ];
-    for (group, oft) in groups {
-        let options = OpenOptions { base: Some(Arc::clone(&base)), oft, ..OpenOptions::default() };
+    let options = OpenOptions { base: Some(base), ..OpenOptions::default() };
+    let oft = ["neumann_2", "neumann_3", "neumann_8", "exact", "coft"].map(|kind| format!("peft_oft_{kind}"));
+    for group in ["based", "defined", "peft"].into_iter().chain(oft.iter().map(String::as_str)) {
         let adapter = Adapter::open_with(golden.join(format!("{group}.safetensors")), &options).unwrap();
         let truth = truth(&golden.join(format!("{group}.delta.safetensors")), |case| {
             format!("{}_unet_{case}", if case.starts_with("sd_") { "oft" } else { "lora" })
@@ -162,4 +152,52 @@ fn the_published_test_vectors_hold() {
             assert!(close(got, want), "{name}: entry {j} is {got}, not {want}");
         }
     }
+}
+
+/// The change of every module that PEFT or diffusers makes, as this library reads it.
+fn assert_as_written(adapter: &Path, truth_file: &Path, prefix: &str) {
+    let opened = Adapter::open(adapter).unwrap_or_else(|e| panic!("{e}"));
+    let truth = truth(truth_file, |path| format!("{prefix}{path}"));
+    assert_eq!(opened.layers().len(), truth.len(), "{}", adapter.display());
+    assert_deltas(adapter, &truth, 1e-6);
+}
+
+#[test]
+fn folders_of_peft_do_what_peft_does() {
+    let mut folders = 0;
+    for entry in std::fs::read_dir("tests/golden/names").unwrap() {
+        let folder = entry.unwrap().path();
+        let Some(model) = ["adapter_model.safetensors", "adapter_model.bin"]
+            .iter()
+            .map(|name| folder.join(name))
+            .find(|file| file.exists())
+        else {
+            continue;
+        };
+        for path in [&folder, &model] {
+            assert_as_written(path, &folder.join("delta.safetensors"), "base_model.model.");
+        }
+        folders += 1;
+    }
+    assert_eq!(folders, 10);
+}
+
+#[test]
+fn files_of_diffusers_do_what_diffusers_does_in_every_generation() {
+    for generation in ["metadata", "old", "oldest"] {
+        let file =
+            |ending: &str| Path::new("tests/golden/names/diffusers").join(format!("{generation}{ending}"));
+        assert_as_written(&file(".safetensors"), &file(".delta.safetensors"), "");
+        let warnings = Adapter::open(file(".safetensors")).unwrap().warnings().join("\n");
+        assert_eq!(warnings.contains("their scale is taken as 1"), generation != "metadata", "{warnings}");
+    }
+}
+
+#[test]
+fn parameters_that_peft_stores_whole_are_passed_on_and_said() {
+    let adapter = Adapter::open("tests/golden/names/saved").unwrap();
+    let names: Vec<&str> = adapter.passengers().map(|(name, _)| name).collect();
+    assert!(names.contains(&"base_model.model.norm.weight"), "{names:?}");
+    assert!(names.contains(&"base_model.model.mid.to_q.base_layer.bias"), "{names:?}");
+    assert!(adapter.warnings().iter().any(|warning| warning.contains("hold a parameter itself")));
 }

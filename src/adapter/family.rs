@@ -1,9 +1,9 @@
 //! The table of families: which suffixes a family owns, how its shapes are checked, how it gives a delta.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::members::Members;
+use super::peft::Given;
 use super::shape::{Dims, WeightShape};
 use super::{
     Layer, LayerId, NewTensor, Param, base, boft, dora, full, glora, ia3, loha, lokr, lora, name, oft,
@@ -102,8 +102,10 @@ impl Row {
     }
 }
 
-static ROWS: [&Row; 17] = [
+static ROWS: [&Row; 19] = [
     &lora::ROW,
+    &lora::TRANSPOSED,
+    &lora::BIAS_ROW,
     &loha::ROW,
     &lokr::ROW,
     &full::DIFF,
@@ -238,19 +240,9 @@ pub(crate) fn stored_delta<T: Real>(tensors: &[NewTensor]) -> Result<Delta<T>> {
     row.delta(&members, &layer)
 }
 
-/// Module and suffix of a tensor's name: the longest known suffix wins.
-pub(super) fn split(name: &str) -> Option<(&str, &'static str)> {
-    static KNOWN: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
-        ROWS.iter()
-            .flat_map(|row| row.suffixes())
-            .chain([reshape::SUFFIX])
-            .chain(refused::suffixes())
-            .collect()
-    });
-    // Every suffix begins with a dot or with `_lora.`; the leftmost that is known is the longest.
-    let begins = |at: &usize| name[*at..].starts_with('.') || name[*at..].starts_with("_lora.");
-    let starts = name.char_indices().map(|(at, _)| at).filter(|at| *at > 0 && begins(at));
-    starts.filter_map(|at| Some((&name[..at], *KNOWN.get(&name[at..])?))).next()
+/// Every suffix that is known, of families that are merged and of others.
+pub(super) fn suffixes() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().flat_map(|row| row.suffixes()).chain([reshape::SUFFIX]).chain(refused::suffixes())
 }
 
 /// The layers that a module's tensors make: at most one for its weight and one for its bias, each with a
@@ -260,6 +252,7 @@ pub(super) fn layers_of<'a>(
     model: Option<&'a Checkpoint>,
     module: &'a str,
     tensors: BTreeMap<&'static str, String>,
+    given: Option<Given>,
 ) -> Result<Vec<(Param, Layer, Option<String>)>> {
     refused::check(module, &tensors)?;
     let views = tensors.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?)));
@@ -267,7 +260,7 @@ pub(super) fn layers_of<'a>(
     let reshape = reshape::of(&all)?;
     let place = |param, members: Members<'a>| {
         let id = LayerId { module: module.to_owned(), param };
-        Ok::<_, Error>(members.of(module, base::find(model, &id, reshape.as_deref())?))
+        Ok::<_, Error>(members.with(given).of(module, base::find(model, &id, reshape.as_deref())?))
     };
     let mut layers: Vec<(Param, Layer, Option<String>)> = Vec::new();
     let mut owned = BTreeSet::from([reshape::SUFFIX]);
@@ -285,6 +278,12 @@ pub(super) fn layers_of<'a>(
             row.suffixes().filter_map(|suffix| Some((suffix, tensors.get(suffix)?.clone()))).collect();
         owned.extend(row.suffixes());
         let members = place(row.param, all.only(|suffix| own.contains_key(suffix)))?;
+        if row.family.needs_base() && given.is_some_and(|given| given.transposed) {
+            return Err(Error::unsupported(format!(
+                "is {} of a weight that is stored inputs by outputs (fan_in_fan_out), which lycomerge doesn't merge",
+                row.family
+            )));
+        }
         let Checked { mut shape, scale, rank, expanded, warning } = (row.check)(&members)?;
         let numbers = members.iter().map(|(_, view)| view.len()).sum();
         if expanded > MOST_FORMED.max(numbers) {

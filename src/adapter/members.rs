@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
-use super::OftFlags;
 use super::base::Base;
 use super::family::Family;
+use super::peft::Given;
+use super::peft_oft::OftFlags;
 use crate::compute::linalg::{row_blocks, set_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real, TensorView, all_finite};
@@ -17,14 +18,15 @@ pub struct Members<'a> {
     tensors: BTreeMap<&'static str, TensorView<'a>>,
     module: &'a str,
     base: Option<Base<'a>>,
-    oft: OftFlags,
     strength: f64,
+    /// What is said beside the tensors.
+    given: Option<Given>,
 }
 
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self { tensors, module: "", base: None, oft: OftFlags::default(), strength: 1.0 }
+        Self { tensors, module: "", base: None, strength: 1.0, given: None }
     }
 
     /// The same as a module's, over the base model's parameter.
@@ -32,9 +34,9 @@ impl<'a> Members<'a> {
         Self { module, base, ..self }
     }
 
-    /// The same as PEFT's configuration says.
-    pub(super) fn with_oft(self, oft: OftFlags) -> Self {
-        Self { oft, ..self }
+    /// The same, with what is said beside them.
+    pub(super) fn with(self, given: Option<Given>) -> Self {
+        Self { given, ..self }
     }
 
     /// The same at another strength.
@@ -47,8 +49,9 @@ impl<'a> Members<'a> {
         self.strength
     }
 
+    /// What PEFT's configuration says of OFT.
     pub(super) fn oft(&self) -> OftFlags {
-        self.oft
+        self.given.map(|given| given.oft).unwrap_or_default()
     }
 
     /// The module's name as the file spells it.
@@ -150,8 +153,26 @@ impl<'a> Members<'a> {
         view.to_reals::<f64>().into_iter().map(index).collect()
     }
 
+    /// What is said of an alpha that is no tensor.
+    fn given(&self) -> Option<Given> {
+        self.given.filter(|_| !self.has(".alpha"))
+    }
+
+    /// Whether PEFT or diffusers said something beside them.
+    pub(super) fn is_given(&self) -> bool {
+        self.given().is_some()
+    }
+
+    /// What multiplies two factors that are stored whole: 1, whatever alpha says, but for PEFT's.
+    pub(super) fn scale_of_whole(&self) -> f64 {
+        self.given().map_or(1.0, |given| given.scale(None))
+    }
+
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).
     pub(super) fn scale(&self, rank: usize) -> Result<(f64, Option<String>)> {
+        if let Some(given) = self.given() {
+            return Ok((given.scale(Some(rank)), None));
+        }
         let Some(alpha) = self.alpha()? else { return Ok((1.0, None)) };
         if !alpha.is_finite() {
             return Err(Error::value(format!("alpha is {alpha}; it must be finite here")));

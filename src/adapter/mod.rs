@@ -19,12 +19,14 @@ pub mod name;
 mod oft;
 mod orthogonal;
 mod own;
+mod peft;
 mod peft_boft;
 mod peft_oft;
 mod refused;
 mod replace;
 mod reshape;
 mod shape;
+mod spelling;
 mod tlora;
 mod write;
 
@@ -37,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::file::Container;
 use crate::model::Checkpoint;
 use crate::tensor::{Dtype, Real, TensorView};
+use peft::Configs;
 
 pub use family::Family;
 pub(crate) use family::stored_delta;
@@ -44,10 +47,13 @@ pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub(crate) use own::combine;
-pub use peft_oft::OftFlags;
 pub(crate) use reshape::pad_bytes;
 pub use shape::{Dims, WeightShape};
+pub(crate) use spelling::{kept_alpha, with_letters};
 pub use write::{NewTensor, write};
+
+/// The key of the metadata that every file of lycomerge's has.
+pub(crate) const RECIPE_KEY: &str = "lycomerge_recipe";
 
 /// Which parameter of a model's layer is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,8 +125,6 @@ pub struct OpenOptions {
     /// The model that the adapter changes. Families whose effect depends on its weights need it; every layer is looked
     /// up in it and must have its shape.
     pub base: Option<Arc<Checkpoint>>,
-    /// What PEFT's configuration says of its OFT layers.
-    pub oft: OftFlags,
 }
 
 /// An opened adapter file.
@@ -128,7 +132,7 @@ pub struct OpenOptions {
 pub struct Adapter {
     file: Container,
     base: Option<Arc<Checkpoint>>,
-    oft: OftFlags,
+    configs: Configs,
     layers: BTreeMap<LayerId, Layer>,
     passengers: Vec<String>,
     unknown: Vec<Error>,
@@ -136,7 +140,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors or PyTorch file; tensors stay on disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder of one and its configuration; tensors stay on
+    /// disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
@@ -150,7 +155,7 @@ impl Adapter {
     /// # Errors
     /// As [`open`](Self::open), and a layer that the base model doesn't have or has in another shape.
     pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
-        Self::read(Container::open(path.as_ref())?, options)
+        Self::read(Container::open(&peft::tensors(path.as_ref())?)?, options)
     }
 
     /// An adapter from the bytes of a safetensors or PyTorch file; `name` stands for the path in messages.
@@ -171,14 +176,22 @@ impl Adapter {
 
     fn read(file: Container, options: &OpenOptions) -> Result<Self> {
         let (path, base) = (file.path().to_owned(), options.base.clone());
+        let configs = Configs::of(&file)?;
         let mut modules: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
-        let (mut passengers, mut unknown, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut passengers, mut unknown, mut absolute) = (Vec::new(), Vec::new(), Vec::new());
         for name in file.names() {
+            let found = spelling::split(name);
             if name::is_passenger(name) {
                 passengers.push(name.to_owned());
-            } else if let Some((module, suffix)) = family::split(name) {
-                let seen = modules.entry(module.to_owned()).or_default().insert(suffix, name.to_owned());
-                debug_assert!(seen.is_none(), "names are unique");
+            } else if peft::is_absolute(name, found.as_ref().map(|(_, suffix)| *suffix)) {
+                absolute.push(name.to_owned());
+            } else if let Some((module, suffix)) = found {
+                let suffix = if configs.is_transposed(&module) { lora::transposed(suffix) } else { suffix };
+                let tensors = modules.entry(module.clone()).or_default();
+                if let Some(other) = tensors.insert(suffix, name.to_owned()) {
+                    let message = format!("'{other}' and '{name}' are two spellings of one tensor");
+                    unknown.push(Error::format(message).in_layer(module).in_file(&path));
+                }
             } else {
                 let message = format!(
                     "the tensor '{name}' belongs to no adapter family that lycomerge knows; is this an adapter? \
@@ -187,21 +200,31 @@ impl Adapter {
                 unknown.push(Error::format(message).in_file(&path));
             }
         }
+        let mut warnings: Vec<String> = configs.warnings().collect();
+        warnings.extend(peft::absolute_warning(&absolute));
+        passengers.extend(absolute);
+        passengers.sort_unstable();
         let mut layers = BTreeMap::new();
         for (module, tensors) in modules {
             // A search for what is meant takes a while: once is enough.
             let known = base::check_module(base.as_deref(), &module, unknown.is_empty());
-            let found = known.and_then(|()| family::layers_of(&file, base.as_deref(), &module, tensors));
+            let found = known.and_then(|()| {
+                family::layers_of(&file, base.as_deref(), &module, tensors, configs.given(&module))
+            });
             match found {
                 Ok(found) => {
                     for (param, layer, warning) in found {
-                        warnings.extend(warning.map(|w| format!("{}: layer {module}: {w}", path.display())));
+                        warnings.extend(warning.map(|w| format!("layer {module}: {w}")));
                         layers.insert(LayerId { module: module.clone(), param }, layer);
                     }
                 }
                 Err(error) => unknown.push(error.in_layer(&module).in_file(&path)),
             }
         }
+        if configs.is_empty() && !file.metadata().contains_key(RECIPE_KEY) {
+            warnings.extend(peft::missing_alphas(&layers));
+        }
+        let mut warnings: Vec<_> = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
         if layers.is_empty() && unknown.is_empty() {
             unknown.push(Error::format("the file holds no adapter layers").in_file(&path));
         }
@@ -209,7 +232,7 @@ impl Adapter {
             return Err(error.clone());
         }
         warnings.extend(unknown.iter().map(|error| format!("left out: {error}")));
-        Ok(Self { file, base, oft: options.oft, layers, passengers, unknown, warnings })
+        Ok(Self { file, base, configs, layers, passengers, unknown, warnings })
     }
 
     /// Where the adapter was opened from.
@@ -281,7 +304,7 @@ impl Adapter {
         let members = self.members(layer);
         let stored = members.iter().map(|(_, view)| view.data.len()).sum();
         let delta = base::find(self.base.as_deref(), id, layer.reshape.as_deref())
-            .map(|base| members.of(&id.module, base).with_oft(self.oft).at(strength))
+            .map(|base| members.of(&id.module, base).with(self.configs.given(&id.module)).at(strength))
             .and_then(|members| layer.family.effect(&members, layer));
         self.file.used(stored);
         delta.map_err(|e| e.in_layer(&id.module).in_file(self.path()))
@@ -300,6 +323,12 @@ impl Adapter {
             ([], true) => Family::Full.name(),
             _ => "Mixed",
         }
+    }
+
+    /// Whether low-rank factors are called `lora_A` and `lora_B` here, or something like it; none if there are none.
+    pub fn has_letters(&self) -> Option<bool> {
+        let kohya = |layer: &Layer| Some(!layer.tensors.get(lora::DOWN)?.ends_with(lora::DOWN));
+        self.layers.values().find_map(kohya)
     }
 
     /// The dtype that most of the stored numbers have.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
-use lycomerge::fit::Format;
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::model::Checkpoint;
 use lycomerge::{Adapter, Merge, Report};
@@ -70,7 +70,7 @@ impl Job {
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
         let options = given_options(matches)?;
-        let output = path("output").unwrap_or_else(|| beside(&models[0], options.format));
+        let output = path("output").unwrap_or_else(|| beside(&models[0], &options));
         Ok(Self {
             models,
             weights,
@@ -228,6 +228,17 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
             Some(_) => value(row.name).map_or(Ok(()), |value| options.set(row.name, value))?,
         }
     }
+    // A conversion makes a LoRA unless another name is all that is asked for.
+    let is_default = matches!(matches.try_get_raw("format"), Ok(Some(_)))
+        && matches.value_source("format") == Some(ValueSource::DefaultValue);
+    let is_given = |row: &&options::Row| {
+        matches!(matches.try_get_raw(row.name), Ok(Some(_)))
+            && matches.value_source(row.name) == Some(ValueSource::CommandLine)
+            && !["naming", "skip-unknown", "threads", "memory"].contains(&row.name)
+    };
+    if is_default && options.naming.is_some() && !options::ALL.iter().any(|row| is_given(&row)) {
+        options.set("format", options::KEEP)?;
+    }
     options.check()?;
     let chosen = |name: &str| is_on(name) || value(name).is_some();
     let readers = |name: &&str| -> Vec<&str> {
@@ -243,9 +254,15 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
 }
 
 /// Where a conversion goes unless it is told: `style.lora.safetensors` beside `style.safetensors`.
-fn beside(model: &Path, format: Format) -> PathBuf {
-    let mut name = model.file_stem().unwrap_or_default().to_owned();
-    name.push(format!(".{}.safetensors", format.name()));
+fn beside(model: &Path, options: &Options) -> PathBuf {
+    let what = match options.naming {
+        Some(naming) if options.keep => naming.name(),
+        _ => options.format_name(),
+    };
+    // A folder's name has no ending.
+    let stem = if model.is_dir() { model.file_name() } else { model.file_stem() };
+    let mut name = stem.unwrap_or_default().to_owned();
+    name.push(format!(".{what}.safetensors"));
     model.with_file_name(name)
 }
 

@@ -170,14 +170,15 @@ impl<'w> Run<'w> {
 
 impl Work for Site<'_> {
     fn name(&self) -> &str {
-        self.module
+        &self.module
     }
 
     /// Its factors in three copies, and its joint spaces or, where those are no smaller, its entries.
     fn working_set(&self) -> u64 {
         let of_target = |target: &Target<'_>| {
+            let layers = target.sources.iter().flat_map(|source| source.layers());
+            let numbers: usize = layers.map(|layer| layer.expanded()).sum();
             let (m, n) = (target.shape.rows, target.shape.cols);
-            let numbers: usize = target.sources.iter().map(|(_, layer)| layer.expanded()).sum();
             numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
         };
         self.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64

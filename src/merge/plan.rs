@@ -3,17 +3,19 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
+use super::naming::{self, Namer};
 use super::strategy::{Facts, Strategy};
 use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
-use crate::delta::{Delta, gram};
+use crate::delta::{Delta, Window, gram};
 use crate::error::{Error, Result};
 use crate::fit::Inherited;
+use crate::model::{Identity, identify, identify_shaped};
 use crate::tensor::Real;
 
 /// One parameter of the model and the inputs that change it.
 pub(super) struct Target<'a> {
-    pub(super) id: &'a LayerId,
+    pub(super) id: LayerId,
     /// What the inputs' shapes have in common.
     pub(super) shape: WeightShape,
     /// Whether an input stores it as a norm layer's difference.
@@ -22,13 +24,29 @@ pub(super) struct Target<'a> {
     pub(super) needs_base: bool,
     /// What the model's weight is padded to first, if an input says so.
     pub(super) reshape: Option<Vec<usize>>,
-    /// Input and layer, in the order of the inputs.
-    pub(super) sources: Vec<(usize, &'a Layer)>,
+    /// What the inputs that change it do, in their order.
+    pub(super) sources: Vec<Source<'a>>,
+}
+
+/// What one input does to a parameter.
+pub(super) struct Source<'a> {
+    /// Which input.
+    pub(super) input: usize,
+    /// Its layers: several where it has in parts what the output has whole.
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+/// A layer of an input, and where its rows are in the target.
+pub(super) struct Part<'a> {
+    pub(super) id: &'a LayerId,
+    pub(super) layer: &'a Layer,
+    /// None where they are all of the target's, in their order.
+    pub(super) windows: Option<Vec<Window>>,
 }
 
 /// All targets of one module: what one worker does at a time, and what stands together in the file.
 pub(super) struct Site<'a> {
-    pub(super) module: &'a str,
+    pub(super) module: String,
     pub(super) targets: Vec<Target<'a>>,
 }
 
@@ -44,69 +62,33 @@ pub(super) struct Merged<T: Real> {
 }
 
 /// The sites of all inputs, in the order in which their tensors stand in a file.
-pub(super) fn sites<'a>(inputs: &'a [Input]) -> Result<Vec<Site<'a>>> {
-    let mut targets: BTreeMap<&LayerId, Target<'a>> = BTreeMap::new();
-    for (index, input) in inputs.iter().enumerate() {
-        for (id, layer) in input.adapter.layers() {
-            let norm = layer.family == Family::Norm;
-            let needs_base = input.adapter.lacks_base(layer);
-            let target = targets.entry(id).or_insert_with(|| Target {
-                id,
-                shape: layer.shape.clone(),
-                norm,
-                needs_base: false,
-                reshape: None,
-                sources: Vec::new(),
-            });
-            if let Some((_, other)) = target
-                .sources
-                .iter()
-                .find(|(_, other)| other.family != layer.family && (needs_base || target.needs_base))
-            {
-                return Err(Error::unsupported(format!(
-                    "is {} here and {} in an earlier input; these can only be merged with the base model (--base)",
-                    layer.family, other.family
-                ))
-                .in_layer(&id.module)
-                .in_file(input.adapter.path()));
-            }
-            target.needs_base |= needs_base;
-            target.shape = target
-                .shape
-                .join(&layer.shape)
-                .map_err(|e| e.in_layer(&id.module).in_file(input.adapter.path()))?;
-            target.norm |= norm;
-            target.reshape = target.reshape.take().or_else(|| layer.reshape.clone());
-            target.sources.push((index, layer));
-        }
-    }
+pub(super) fn sites<'a>(inputs: &'a [Input], namer: &Namer) -> Result<Vec<Site<'a>>> {
     let mut sites: BTreeMap<String, Site<'a>> = BTreeMap::new();
-    for (id, target) in targets {
+    for target in naming::targets(inputs, namer)? {
         // Tensor names are the module's with a dot and a suffix, and sort so.
-        let site = sites
-            .entry(format!("{}.", id.module))
-            .or_insert_with(|| Site { module: &id.module, targets: Vec::new() });
+        let module = target.id.module.clone();
+        let site = sites.entry(format!("{module}.")).or_insert_with(|| Site { module, targets: Vec::new() });
         site.targets.push(target);
     }
     Ok(sites.into_values().collect())
 }
 
 /// ‖Δᵢ‖ / Σ_layers ‖Δᵢ‖ of every target and input.
-pub(super) type Shares<'a> = BTreeMap<&'a LayerId, Vec<f64>>;
+pub(super) type Shares = BTreeMap<LayerId, Vec<f64>>;
 
 /// Gathers the shares of all targets: the first pass of the strategies that need the whole file.
-pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<'a>]) -> Result<Shares<'a>> {
+pub(super) fn shares(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<'_>]) -> Result<Shares> {
     let norms = run.map(sites, |site| {
-        let norm = |target: &Target<'a>| -> Result<(&'a LayerId, Vec<f64>)> {
+        let norm = |target: &Target<'_>| -> Result<(LayerId, Vec<f64>)> {
             let mut norms = vec![0.0; inputs.len()];
-            for (index, layer) in &target.sources {
-                norms[*index] = gram::norm(&inputs[*index].adapter.delta::<f32>(target.id, layer)?);
+            for source in &target.sources {
+                norms[source.input] = gram::norm(&target.read::<f32>(inputs, source, 1.0)?);
             }
-            Ok((target.id, norms))
+            Ok((target.id.clone(), norms))
         };
         site.targets.iter().map(norm).collect::<Result<Vec<_>>>()
     })?;
-    let mut shares: Shares<'a> = norms.into_iter().flatten().collect();
+    let mut shares: Shares = norms.into_iter().flatten().collect();
     for input in 0..inputs.len() {
         let total: f64 = shares.values().map(|norms| norms[input]).sum();
         if total > 0.0 {
@@ -116,11 +98,67 @@ pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<
     Ok(shares)
 }
 
+impl Site<'_> {
+    /// What the module is.
+    pub(super) fn identity(&self) -> Identity {
+        match self.targets.iter().find(|target| target.id.param == Param::Weight) {
+            Some(weight) => identify_shaped(&self.module, weight.shape.rows, weight.shape.cols),
+            None => identify(&self.module),
+        }
+    }
+}
+
+impl Source<'_> {
+    /// Its layers.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.parts.iter().map(|part| part.layer)
+    }
+}
+
 impl Target<'_> {
+    /// Takes note of a layer whose effect can't be told.
+    ///
+    /// # Errors
+    /// It is of another family than what is there.
+    pub(super) fn add_need(&mut self, family: Family, needs_base: bool) -> Result<()> {
+        let mut others = self.sources.iter().flat_map(Source::layers).map(|layer| layer.family);
+        self.needs_base |= needs_base;
+        match others.find(|other| self.needs_base && *other != family) {
+            None => Ok(()),
+            Some(other) => Err(Error::unsupported(format!(
+                "is {family} here and {other} in an earlier input; these can only be merged with the base model (--base)"
+            ))),
+        }
+    }
+
+    /// How the first input stores it.
+    pub(super) fn family(&self) -> Family {
+        self.sources[0].parts[0].layer.family
+    }
+
+    /// What a source does at a strength.
+    pub(super) fn read<T: Real>(
+        &self,
+        inputs: &[Input],
+        source: &Source<'_>,
+        strength: f64,
+    ) -> Result<Delta<T>> {
+        let adapter = &inputs[source.input].adapter;
+        let read = |part: &Part<'_>| -> Result<Delta<T>> {
+            let delta = adapter.delta_at::<T>(strength, part.id, part.layer)?;
+            Ok(part.windows.as_ref().map_or_else(|| delta.clone(), |w| delta.placed(w, self.shape.rows)))
+        };
+        let mut sum = Delta::zero(self.shape.rows, self.shape.cols);
+        for part in &source.parts {
+            sum.add_scaled(1.0, &read(part)?);
+        }
+        Ok(sum)
+    }
+
     /// The weights of all inputs, and which of them have the layer.
     pub(super) fn weights(&self, inputs: &[Input]) -> (Vec<f64>, Vec<usize>) {
         let weights = inputs.iter().map(|input| input.weight).collect();
-        (weights, self.sources.iter().map(|(index, _)| *index).collect())
+        (weights, self.sources.iter().map(|source| source.input).collect())
     }
 
     /// One coefficient per source.
@@ -142,10 +180,10 @@ impl Target<'_> {
         &self,
         inputs: &[Input],
         strategy: &dyn Strategy,
-        shares: &Shares<'_>,
+        shares: &Shares,
     ) -> Result<Merged<T>> {
         let (weights, present) = self.weights(inputs);
-        let read = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta::<T>(self.id, layer);
+        let read = |source: &Source<'_>| self.read::<T>(inputs, source, 1.0);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
             true => self.sources.iter().map(read).collect::<Result<_>>()?,
@@ -155,20 +193,18 @@ impl Target<'_> {
             weights: &weights,
             present: &present,
             entries: self.shape.rows * self.shape.cols,
-            shares: shares.get(self.id).map_or(&[], Vec::as_slice),
+            shares: shares.get(&self.id).map_or(&[], Vec::as_slice),
             make_gram: &|| gram::gram(&deltas.iter().collect::<Vec<_>>()),
             gram: OnceCell::new(),
         };
         let mut coefficients = self.coefficients(strategy, &facts)?;
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
-        for (k, (coefficient, (index, layer))) in coefficients.iter().zip(&self.sources).enumerate() {
-            match deltas.get(k).filter(|_| layer.family.is_linear()) {
+        for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
+            let is_linear = source.layers().all(|layer| layer.family.is_linear());
+            match deltas.get(k).filter(|_| is_linear) {
                 Some(part) => delta.add_scaled(*coefficient, part),
-                None => {
-                    let adapter = &inputs[*index].adapter;
-                    delta.add_scaled(1.0, &adapter.delta_at(*coefficient, self.id, layer)?);
-                }
+                None => delta.add_scaled(1.0, &self.read(inputs, source, *coefficient)?),
             }
             if delta.is_crowded() {
                 inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));

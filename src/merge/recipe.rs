@@ -65,13 +65,14 @@ impl Recipe {
             ("max-size", options.max_size.map(|x| x.to_string())),
             ("factor", options.factor.map(|x| x.to_string())),
             ("match-norm", options.match_norm.then(|| "true".to_owned())),
+            ("naming", options.naming.map(|naming| naming.name().to_owned())),
             ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
         ];
         Self {
             inputs: inputs.iter().map(input).collect(),
             strategy: options.strategy.clone(),
             space: if options.space == Space::Delta { "delta" } else { "factor" },
-            format: options.format.name(),
+            format: options.format_name(),
             dtype: options.dtype.to_string(),
             options: set.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
         }

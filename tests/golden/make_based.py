@@ -19,6 +19,7 @@ PEFT's butterflies of more than one stage need a CUDA extension; its one functio
 replaced by torch's.
 """
 
+import json
 import logging
 import math
 import warnings
@@ -53,6 +54,7 @@ class Group:
         self.dtype = dtype
         self.stored: Tensors = {}
         self.deltas: Tensors = {}
+        self.metadata: dict[str, str] = {}
 
     def add(self, case: str, stored: Tensors, weight: Tensor, bias: Tensor | None = None, prefix: str = "lora") -> None:
         for key, tensor in stored.items():
@@ -62,7 +64,7 @@ class Group:
             self.deltas[f"{case}.bias"] = bias.contiguous()
 
     def write(self, name: str) -> None:
-        save_file(self.stored, HERE / f"{name}.safetensors")
+        save_file(self.stored, HERE / f"{name}.safetensors", self.metadata or None)
         save_file(self.deltas, HERE / f"{name}.delta.safetensors")
 
 
@@ -301,10 +303,6 @@ def write_peft() -> None:
     peft(group, "peft_ia3_conv", IA3Config, CONV2D, True, near_one, feedforward_modules=[])
     for name, shape in (("linear", LINEAR), ("conv2d", CONV2D)):
         peft(group, f"peft_dora_{name}", LoraConfig, shape, False, dora_edit, r=3, lora_alpha=3, use_dora=True)
-        group.stored = {
-            key.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): tensor
-            for key, tensor in group.stored.items()
-        }
     square = (8, 6, 2, 2)
     oft = {"oft_block_size": 2, "r": 0}
     for name, shape in (("linear", LINEAR), ("conv2d", square)):
@@ -324,7 +322,10 @@ def write_peft() -> None:
         "coft": {"coft": True, "eps": 0.3},
     }.items():
         group = Group(torch.float32)
-        peft(group, f"peft_oft_{name}", OFTConfig, (5, 12), **{"oft_block_size": 4, "r": 0} | options)
+        options = {"oft_block_size": 4, "r": 0} | options
+        peft(group, f"peft_oft_{name}", OFTConfig, (5, 12), **options)
+        # Where diffusers has it.
+        group.metadata["lora_adapter_metadata"] = json.dumps(OFTConfig(**options).to_dict())
         group.write(f"peft_oft_{name}")
 
 
