@@ -126,7 +126,13 @@ impl Survey {
             blocks,
             passengers: adapter.passengers().count(),
             skipped: adapter.skipped(),
-            notes: adapter.warnings().iter().cloned().chain(alphas(adapter)).collect(),
+            notes: adapter
+                .warnings()
+                .iter()
+                .cloned()
+                .chain(alphas(adapter))
+                .chain(unknown(adapter))
+                .collect(),
         })
     }
 
@@ -146,7 +152,10 @@ fn blocks(adapter: &Adapter) -> crate::Result<(f64, Vec<Block>)> {
     let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
     let squares: Vec<(&LayerId, f64)> = layers
         .par_iter()
-        .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))))
+        .map(|(id, layer)| match adapter.lacks_base(layer) {
+            true => Ok((*id, 0.0)),
+            false => Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))),
+        })
         .collect::<crate::Result<_>>()?;
     let mut sums: BTreeMap<_, (usize, f64)> = BTreeMap::new();
     for (id, square) in &squares {
@@ -172,6 +181,17 @@ fn in_counting_order(block: String) -> (String, Option<u64>) {
         Ok(number) => (stem.to_owned(), Some(number)),
         Err(_) => (block, None),
     }
+}
+
+/// How many layers have no effect by themselves.
+fn unknown(adapter: &Adapter) -> Option<String> {
+    let count = adapter.layers().values().filter(|layer| adapter.lacks_base(layer)).count();
+    let what = if count == 1 {
+        "the effect of 1 layer depends"
+    } else {
+        &format!("the effect of {count} layers depends")
+    };
+    (count > 0).then(|| format!("{what} on the base model, which wasn't named; their norms are not counted"))
 }
 
 /// What is odd about the alphas.

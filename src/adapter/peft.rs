@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::{Layer, LayerId, OftFlags};
+use super::peft_oft::OftFlags;
+use super::{Layer, LayerId};
 use crate::error::{Error, Result};
 use crate::file::Container;
 
@@ -39,6 +40,9 @@ pub(super) struct Given {
     /// The rank that was asked for, where no tensor shows one.
     rank: f64,
     rslora: bool,
+    pub(super) oft: OftFlags,
+    /// Whether the model stores the module's weight inputs by outputs.
+    pub(super) transposed: bool,
 }
 
 impl Given {
@@ -50,13 +54,14 @@ impl Given {
 }
 
 /// The configurations of a file's components.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Configs {
     /// With what stands before the paths of their modules.
     parts: Vec<(String, Config)>,
 }
 
 /// The fields that change numbers.
+#[derive(Debug)]
 struct Config {
     alpha: f64,
     alphas: Patterns,
@@ -64,13 +69,13 @@ struct Config {
     ranks: Patterns,
     rslora: bool,
     transposed: bool,
-    oft: Option<OftFlags>,
+    oft: OftFlags,
     /// The way of beginning that changed the base model.
     changed: Option<String>,
 }
 
 /// Numbers for modules whose paths fit; the first that does counts.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Patterns(Vec<(Regex, f64)>);
 
 impl Patterns {
@@ -209,12 +214,9 @@ impl Configs {
             alpha: config.alphas.get(&path).unwrap_or(config.alpha),
             rank: config.ranks.get(&path).unwrap_or(config.rank),
             rslora: config.rslora,
+            oft: config.oft,
+            transposed: config.transposed,
         })
-    }
-
-    /// What is said of OFT layers.
-    pub(super) fn oft(&self) -> Option<OftFlags> {
-        self.parts.iter().find_map(|(_, config)| config.oft)
     }
 
     /// Whether the model stores a module's weight inputs by outputs.
@@ -297,15 +299,17 @@ fn field<T: DeserializeOwned>(fields: &Fields, key: &str) -> Result<Option<T>> {
         .map_err(|error| Error::format(format!("'{key}' is {}: {error}", value.get())))
 }
 
-/// What a configuration says of OFT layers.
-fn oft_flags(fields: &Fields) -> Result<OftFlags> {
-    /// PEFT's own.
-    const EPS: f64 = 6e-5;
-    let terms = field(fields, "num_cayley_neumann_terms")?.or(OftFlags::default().neumann_terms);
-    let is_series = field(fields, "use_cayley_neumann")?.unwrap_or(true);
-    let is_bounded = field(fields, "coft")?.unwrap_or(false);
-    let eps = field(fields, "eps")?.unwrap_or(EPS);
-    Ok(OftFlags { neumann_terms: terms.filter(|_| is_series), coft: is_bounded.then_some(eps) })
+/// What there is to know of OFT beside its rotations.
+fn oft(fields: &Fields) -> Result<OftFlags> {
+    let series = field(fields, "use_cayley_neumann")?.unwrap_or(true);
+    let terms = field(fields, "num_cayley_neumann_terms")?;
+    let eps = field(fields, "eps")?.unwrap_or(6e-5);
+    let limited = field(fields, "coft")?.unwrap_or(false);
+    let default = OftFlags::default();
+    Ok(OftFlags {
+        neumann_terms: terms.or(default.neumann_terms).filter(|_| series),
+        coft: limited.then_some(eps),
+    })
 }
 
 impl Config {
@@ -327,18 +331,14 @@ impl Config {
         let alpha = if kind == "LORA" { "lora_alpha" } else { "alpha" };
         let initialised: Option<Value> = field(fields, "init_lora_weights")?;
         let initialised = initialised.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
-        let oft = match kind.as_str() {
-            "OFT" => Some(oft_flags(fields)?),
-            _ => None,
-        };
         Ok(Self {
-            oft,
             alpha: field(fields, alpha)?.unwrap_or(DEFAULT),
             alphas: field(fields, "alpha_pattern")?.unwrap_or_default(),
             rank: field(fields, "r")?.unwrap_or(DEFAULT),
             ranks: field(fields, "rank_pattern")?.unwrap_or_default(),
             rslora: field(fields, "use_rslora")?.unwrap_or(false),
             transposed: field(fields, "fan_in_fan_out")?.unwrap_or(false),
+            oft: oft(fields)?,
             changed: CHANGING.iter().any(|how| initialised.starts_with(how)).then_some(initialised),
         })
     }
@@ -407,9 +407,8 @@ mod tests {
             ),
         ] {
             let configs = configs(WRAPPER, json).unwrap();
-            assert_eq!(configs.oft(), Some(OftFlags { neumann_terms, coft }), "{json}");
+            assert_eq!(configs.given("m").unwrap().oft, OftFlags { neumann_terms, coft }, "{json}");
         }
-        assert_eq!(configs(WRAPPER, "{}").unwrap().oft(), None);
     }
 
     #[test]

@@ -27,11 +27,11 @@ pub(super) static ROW: Row = Row {
 
 /// What PEFT's configuration says of OFT; the default is PEFT's own.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OftFlags {
+pub(super) struct OftFlags {
     /// `num_cayley_neumann_terms` where `use_cayley_neumann` is set, none where it isn't.
-    pub neumann_terms: Option<usize>,
+    pub(super) neumann_terms: Option<usize>,
     /// `eps` where `coft` is set: with N stored blocks, none is longer than eps/√N.
-    pub coft: Option<f64>,
+    pub(super) coft: Option<f64>,
 }
 
 impl Default for OftFlags {

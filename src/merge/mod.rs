@@ -560,7 +560,7 @@ impl Context<'_> {
     ) {
         piece.configured.extend(configured(&target.id.module, &tensors));
         let tensors = if self.letters { with_letters(tensors) } else { tensors };
-        let down = ["lora_down.weight", "lora_A.weight", "lokr_w2_b", "hada_w1_b"];
+        let down = ["lora_down.weight", "lora_A.weight", "lokr_w2_b", "hada_w1_b", ".a2.weight"];
         let rank =
             tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
         let report = LayerReport {
