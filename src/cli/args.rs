@@ -49,6 +49,23 @@ Examples:
   The best that 40 MB can hold, in any form:
     lycomerge convert big.safetensors --format auto --max-size 40MB -o small.safetensors";
 
+const BLOCK_WEIGHTS: &str = "\
+Block weights (TEXT of --block-weights) are terms, separated by spaces or commas:
+  IN04=0.5               a block; 'lycomerge inspect' lists those of a file
+  IN04-IN08=0.5          blocks in a row; double_blocks.0-9=0 and D00-D09=0 are the same
+  OUT00-OUT11=0..1       from 0 at the first to 1 at the last
+  OUT=0                  all blocks of this kind
+  *attn*=0.3             every layer whose name in the file fits; * is any text, ? one character
+  te=0.5 unet=0.8        the text encoders (te1, te2, t5) and the rest
+  0,1,1,0.5,…            12, 17, 20, 26 or 61 values, as the WebUI's block-weight extension has them
+  NAME                   a line NAME:TEXT of the file of --block-presets
+Of several that fit a layer the last counts; te, te1, te2, t5 and unet are multiplied with it. The model's weight is
+multiplied with the result.
+  The outer half of the second model only, and less of its text encoder:
+    lycomerge merge a.safetensors b.safetensors --block-weights '2:*=0 OUT06-OUT11=1 te=0.5' -o mix.safetensors
+  A preset for every model, and another for the first:
+    lycomerge merge a.safetensors b.safetensors --block-presets lbw.txt --block-weights INS --block-weights 1:OUTS";
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   What a file is, where in the model it acts, and how strongly:
@@ -110,6 +127,22 @@ fn saying() -> [Arg; 4] {
     ]
 }
 
+fn block_weights(value: &'static str, whose: &str) -> [Arg; 2] {
+    [
+        Arg::new("block-weights")
+            .long("block-weights")
+            .value_name(value)
+            .action(ArgAction::Append)
+            .allow_hyphen_values(true)
+            .help(format!("The strength by block {whose}, such as 'IN04-IN08=0.5 te=0'; see below")),
+        Arg::new("block-presets")
+            .long("block-presets")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Names for block weights: lines NAME:TEXT"),
+    ]
+}
+
 fn output() -> Arg {
     Arg::new("output").short('o').long("output").value_name("FILE").value_parser(value_parser!(PathBuf))
 }
@@ -120,7 +153,7 @@ fn merge() -> Command {
     Command::new(MERGE)
         .about("Merge adapters of any families into one file, and say how exact it is")
         .arg_required_else_help(true)
-        .after_help(format!("Strategies:\n{strategies}\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .after_help(format!("Strategies:\n{strategies}\n{BLOCK_WEIGHTS}\n\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "MODELS", "The adapters to merge: safetensors or PyTorch files, told apart by their content"),
             Arg::new("weights")
@@ -132,6 +165,9 @@ fn merge() -> Command {
                 .allow_negative_numbers(true)
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
+        ])
+        .args(block_weights("[N:]TEXT", "of model N, counted from 1, or of every model without an own one"))
+        .args([
             output()
                 .default_value(DEFAULT_OUTPUT)
                 .help(
@@ -150,9 +186,12 @@ fn convert() -> Command {
     Command::new(CONVERT)
         .about("Store an adapter in another form or at another rank, and say how exact it is")
         .arg_required_else_help(true)
-        .after_help(format!("{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
+        .after_help(format!("{BLOCK_WEIGHTS}\n\n{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "FILE", "The adapter: a safetensors or PyTorch file").num_args(1),
+        ])
+        .args(block_weights("TEXT", "of the adapter"))
+        .args([
             output().help(
                 "The converted adapter; it appears when it is whole, and may be FILE [default: beside FILE, named \
                  NAME.FORMAT.safetensors]",

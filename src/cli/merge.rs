@@ -10,6 +10,7 @@ use clap::ArgMatches;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
 use lycomerge::fit::Format;
+use lycomerge::merge::blocks::{BlockWeights, Presets};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
@@ -23,6 +24,7 @@ use super::{advice, stop, verify};
 struct Job {
     models: Vec<PathBuf>,
     weights: Vec<f64>,
+    blocks: Vec<Option<BlockWeights>>,
     output: PathBuf,
     metadata: Option<PathBuf>,
     options: Options,
@@ -68,10 +70,12 @@ impl Job {
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
         let options = options(matches)?;
+        let blocks = block_weights(matches, models.len())?;
         let output = path("output").unwrap_or_else(|| beside(&models[0], options.format));
         Ok(Self {
             models,
             weights,
+            blocks,
             output,
             metadata: path("metadata"),
             options,
@@ -92,6 +96,9 @@ impl Job {
         let opened: Vec<_> = self.models.par_iter().map(open).collect();
         for (adapter, weight) in opened.into_iter().zip(&self.weights) {
             merge.add(Arc::new(adapter?), *weight)?;
+        }
+        for (input, blocks) in self.blocks.iter().enumerate() {
+            merge.set_block_weights(input, blocks.clone())?;
         }
         if stop::asked() {
             return Err(stop::failure());
@@ -194,6 +201,31 @@ impl Job {
         }
         output::result(&text)
     }
+}
+
+/// The block weights of every model: what `N:TEXT` says of its, else what a text without a number says of all.
+fn block_weights(matches: &ArgMatches, models: usize) -> Result<Vec<Option<BlockWeights>>, Failure> {
+    let presets = matches.get_one::<PathBuf>("block-presets").map(|path| Presets::read(path)).transpose()?;
+    let presets = presets.unwrap_or_default();
+    let (mut of_all, mut own) = (None, vec![None; models]);
+    for argument in matches.get_many::<String>("block-weights").unwrap_or_default() {
+        let numbered =
+            argument.split_once(':').and_then(|(n, text)| Some((n.trim().parse::<usize>().ok()?, text)));
+        let (text, place, whose) = match numbered {
+            Some((n, text)) => (text, own.get_mut(n.wrapping_sub(1)), format!("model {n}")),
+            None => (argument.as_str(), Some(&mut of_all), "all models".to_owned()),
+        };
+        let place = place.ok_or_else(|| {
+            Failure::usage(format!(
+                "--block-weights {argument}: there is no {whose}, only {}",
+                count(models, "model")
+            ))
+        })?;
+        if place.replace(BlockWeights::parse(text, &presets)?).is_some() {
+            return Err(Failure::usage(format!("--block-weights says twice what holds for {whose}")));
+        }
+    }
+    Ok(own.into_iter().map(|own| own.or_else(|| of_all.clone())).collect())
 }
 
 /// The options of the table, from the command line.

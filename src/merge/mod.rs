@@ -4,6 +4,7 @@
 //! weighs their deltas, the fit makes one stored term of the sum, the certificate compares what is stored with
 //! what should be, and the writer streams it out. [`Merge::forecast`] says size and error beforehand.
 
+pub mod blocks;
 mod deltas;
 mod engine;
 mod factor;
@@ -29,6 +30,7 @@ use crate::fit::{Bound, FitOptions, Fitter, Format, Inherited, Purpose, budget};
 use crate::report::{LayerReport, Report, TensorReport};
 use crate::tensor::{Dtype, Real, encode};
 
+pub use blocks::BlockWeights;
 pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
 pub use options::{Options, Quality, Space};
@@ -44,6 +46,15 @@ pub struct Input {
     pub adapter: Arc<Adapter>,
     /// Any finite number; zero and negative too.
     pub weight: f64,
+    /// What the weight is multiplied with in every part of the model.
+    pub blocks: Option<BlockWeights>,
+}
+
+impl Input {
+    /// What a module's coefficient is multiplied with.
+    fn block_factor(&self, module: &str) -> f64 {
+        self.blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module))
+    }
 }
 
 /// How far a run is.
@@ -64,6 +75,8 @@ pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> bool;
 #[derive(Clone, Debug, Default)]
 pub struct Merge {
     inputs: Vec<Input>,
+    /// The block weights of a recipe's inputs, for those that are still to be added.
+    expected_blocks: Vec<Option<BlockWeights>>,
     /// How to merge.
     pub options: Options,
 }
@@ -105,17 +118,50 @@ impl Merge {
         Self::default()
     }
 
-    /// Adds an input.
+    /// Adds an input, with the block weights that a recipe has for it.
     ///
     /// # Errors
-    /// A weight that is not finite.
+    /// A weight that is not finite, and block weights that aren't this file's.
     pub fn add(&mut self, adapter: Arc<Adapter>, weight: f64) -> Result<()> {
         if !weight.is_finite() {
             return Err(
                 Error::option(format!("the weight {weight} is not a finite number")).in_file(adapter.path())
             );
         }
-        self.inputs.push(Input { adapter, weight });
+        let blocks = self.expected_blocks.get(self.inputs.len()).cloned().flatten();
+        blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(&adapter))?;
+        self.inputs.push(Input { adapter, weight, blocks });
+        Ok(())
+    }
+
+    /// Sets how strongly an input, counted from 0, acts in every part of the model; none: everywhere the same.
+    ///
+    /// # Errors
+    /// An index without an input, and block weights that aren't this file's.
+    pub fn set_block_weights(&mut self, input: usize, blocks: Option<BlockWeights>) -> Result<()> {
+        let count = self.inputs.len();
+        let input = self.inputs.get_mut(input).ok_or_else(|| {
+            Error::option(format!("block weights: there is no input {input}, only {count}, counted from 0"))
+        })?;
+        blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(&input.adapter))?;
+        input.blocks = blocks;
+        Ok(())
+    }
+
+    /// Takes options and block weights from a recipe in JSON: the recipe itself, or a report that has it. Inputs and
+    /// their weights are the caller's to add, before or after, in the recipe's order.
+    ///
+    /// # Errors
+    /// JSON that is neither, options that this version doesn't know, and block weights that aren't an input's.
+    pub fn set_recipe(&mut self, json: &str) -> Result<()> {
+        let (options, blocks) = recipe::parse(json)?;
+        for (input, blocks) in self.inputs.iter().zip(&blocks) {
+            blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(&input.adapter))?;
+        }
+        for (input, blocks) in self.inputs.iter_mut().zip(&blocks) {
+            input.blocks.clone_from(blocks);
+        }
+        (self.options, self.expected_blocks) = (options, blocks);
         Ok(())
     }
 
@@ -277,6 +323,20 @@ impl Merge {
         options.check()?;
         if self.inputs.is_empty() {
             return Err(Error::option("there is nothing to merge: no input was given"));
+        }
+        if let Some(last) = self.expected_blocks.iter().rposition(Option::is_some)
+            && last >= self.inputs.len()
+        {
+            return Err(Error::option(format!(
+                "the recipe has block weights for {} inputs, and only {} are there",
+                last + 1,
+                self.inputs.len()
+            )));
+        }
+        if options.space == Space::Factor && self.inputs.iter().any(|input| input.blocks.is_some()) {
+            return Err(Error::option(
+                "block weights and space factor can't be used together: factors are scaled there, not effects",
+            ));
         }
         let no_lokr =
             |input: &Input| input.adapter.layers().values().all(|layer| layer.family != Family::Lokr);

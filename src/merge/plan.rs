@@ -120,7 +120,8 @@ impl Target<'_> {
             gram: OnceCell::new(),
         };
         let all = strategy.coefficients(&facts);
-        let mut coefficients: Vec<f64> = present.iter().map(|index| all[*index]).collect();
+        let mut coefficients: Vec<f64> =
+            present.iter().map(|index| all[*index] * inputs[*index].block_factor(&self.id.module)).collect();
         if let Some(bad) = coefficients.iter().find(|c| !c.is_finite()) {
             let message = format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
             return Err(Error::value(message).in_layer(&self.id.module));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::options::{Options, Quality, Space};
-use super::{Input, strategy};
+use super::{BlockWeights, Input, strategy};
 use crate::error::{Error, Result};
 
 /// What was asked for.
@@ -36,6 +36,9 @@ pub struct RecipeInput {
     pub sha256: String,
     /// The user's weight.
     pub weight: f64,
+    /// The user's block weights, as a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_weights: Option<String>,
 }
 
 impl Recipe {
@@ -45,6 +48,7 @@ impl Recipe {
             name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
             sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
+            block_weights: input.blocks.as_ref().map(|blocks| blocks.text().to_owned()),
         };
         let quality = |quality| match quality {
             Quality::Exact => "exact",
@@ -78,11 +82,8 @@ impl Recipe {
     }
 }
 
-/// The options of a recipe in JSON: the recipe itself, or a report that has it.
-///
-/// # Errors
-/// JSON that is neither, and options that this version doesn't know.
-pub fn options(json: &str) -> Result<Options> {
+/// The options of a recipe in JSON, the recipe itself or a report that has it, and the block weights of its inputs.
+pub(super) fn parse(json: &str) -> Result<(Options, Vec<Option<BlockWeights>>)> {
     let not_one = |why: &str| Error::option(format!("this is no recipe of lycomerge: {why}"));
     let given: Value = serde_json::from_str(json).map_err(|error| not_one(&error.to_string()))?;
     let recipe = given.get("recipe").unwrap_or(&given);
@@ -98,7 +99,13 @@ pub fn options(json: &str) -> Result<Options> {
         options.set(name, value)?;
     }
     options.check()?;
-    Ok(options)
+    let blocks = |input: &Value| match input.get("block_weights") {
+        None => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some),
+        Some(_) => Err(not_one("the block weights of an input are no text")),
+    };
+    let inputs = recipe.get("inputs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    Ok((options, inputs.iter().map(blocks).collect::<Result<_>>()?))
 }
 
 #[cfg(test)]
@@ -116,7 +123,7 @@ mod tests {
         let recipe = Recipe::of(&[], &asked, &AtomicBool::new(false));
         let json = serde_json::to_string(&recipe).unwrap();
         for json in [json.clone(), format!("{{\"recipe\": {json}}}")] {
-            let found = options(&json).unwrap();
+            let (found, _) = parse(&json).unwrap();
             assert_eq!(format!("{found:?}"), format!("{asked:?}"));
         }
     }
@@ -132,7 +139,7 @@ mod tests {
                 "no 'options'",
             ),
         ] {
-            let error = options(json).unwrap_err();
+            let error = parse(json).unwrap_err();
             assert!(error.message().contains(why), "{error}");
         }
     }

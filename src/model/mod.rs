@@ -5,8 +5,10 @@
 //! vocabulary, so that two files speak of the same layer exactly if their identities are equal, and a new architecture
 //! whose files agree on a vocabulary needs no rule at all.
 
+mod block;
 mod checkpoint;
 mod name;
 
+pub use block::Block;
 pub use checkpoint::{Checkpoint, Parameter};
 pub use name::{Component, Identity, Rows, identify};
