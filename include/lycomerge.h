@@ -311,6 +311,17 @@ typedef int (*lyco_delta_callback)(void *user,
                                    const lyco_layer_info *layer,
                                    const lyco_tensor_view *delta);
 
+/// How weights are rounded: `lyco_bake_options options = {sizeof options};` is the default, then set what is to differ.
+typedef struct {
+    /// sizeof(lyco_bake_options).
+    uint32_t struct_size;
+    /// 1: 8-bit and 16-bit weights are rounded up or down at random, so that small changes are kept on average. 0: to
+    /// the nearest.
+    uint32_t stochastic;
+    /// What the random numbers begin with; the same seed makes the same bytes.
+    uint64_t seed;
+} lyco_bake_options;
+
 /// What is said of one layer. Set struct_size before asking for it; the strings live as long as the report.
 typedef struct {
     /// sizeof(lyco_layer_report).
@@ -571,6 +582,14 @@ lyco_status lyco_merge_add(lyco_merge *merge,
                            double weight,
                            lyco_error **error);
 
+/// Sets how strongly an input, counted from 0 in the order of adding, acts in every part of the model: terms such as
+/// "IN04-IN08=0.5 te=0", or a list of values; `lycomerge merge --help` has the whole grammar. NULL takes them away.
+/// Names that this adapter doesn't have are refused with those that it has.
+lyco_status lyco_merge_set_block_weights(lyco_merge *merge,
+                                         size_t input,
+                                         const char *text,
+                                         lyco_error **error);
+
 /// Sets an option, such as "max-size" to "150MB"; lyco_option_name() and its neighbours list them. Which options
 /// contradict each other is said by the run. "skip-unknown" is only noted in the report: inputs are open already, and
 /// lyco_open_options is where it counts.
@@ -579,9 +598,9 @@ lyco_status lyco_merge_set(lyco_merge *merge,
                            const char *value,
                            lyco_error **error);
 
-/// Sets the options as a recipe has them: of a report, or of a merged file's metadata (key "lycomerge_recipe"). Both the
-/// recipe and a report with one are taken as JSON. Inputs and their weights are yours to add: with those of the recipe,
-/// in its order, a run makes the same bytes again.
+/// Sets the options and the inputs' block weights as a recipe has them: of a report, or of a merged file's metadata (key
+/// "lycomerge_recipe"). Both the recipe and a report with one are taken as JSON. Inputs and their weights are yours to
+/// add, before or after: with those of the recipe, in its order, a run makes the same bytes again.
 lyco_status lyco_merge_set_recipe(lyco_merge *merge,
                                   const char *json,
                                   lyco_error **error);
@@ -649,6 +668,23 @@ lyco_status lyco_merge_deltas(const lyco_merge *merge,
                               void *user,
                               lyco_error **error);
 
+/// Baking
+/// ======
+///
+/// Adds the merge to the weights of the checkpoint `base` (a safetensors or PyTorch file, the index of several, or a
+/// folder with one of these) and writes the whole model to `path`: one safetensors file in the checkpoint's own dtypes,
+/// whose other tensors are the same bytes. Options of the merge about the stored form of an adapter count for nothing.
+/// The report's error is |stored - (W + delta)| / |delta|, and its JSON has "kept", the part of the delta that is in the
+/// stored weights, and "tensors" in place of layers. `options`, `progress` and `report` may be NULL.
+lyco_status lyco_merge_bake(const lyco_merge *merge,
+                            const char *base,
+                            const char *path,
+                            const lyco_bake_options *options,
+                            lyco_progress_callback progress,
+                            void *user,
+                            lyco_report **report,
+                            lyco_error **error);
+
 /// Reports
 /// =======
 ///
@@ -659,7 +695,8 @@ double lyco_report_relative_error(const lyco_report *report);
 /// coefficients, error and stored tensors, and the warnings. NULL for NULL.
 const char *lyco_report_json(const lyco_report *report);
 
-/// How many layers were merged; they are counted from 0, in the order of their names. 0 for NULL.
+/// How many layers were merged; they are counted from 0, in the order of their names. 0 for NULL, and for the report of
+/// lyco_merge_bake().
 size_t lyco_report_layer_count(const lyco_report *report);
 
 /// Says how one layer was stored, and how exactly.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::{Adapter, Family, Layer, LayerId};
 use crate::delta::gram;
-use crate::model::{Block, identify};
+use crate::model::{Architecture, Block, Sureness, architecture, identify};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -30,6 +30,10 @@ pub struct Survey {
     pub file: String,
     /// Its family in one word.
     pub kind: &'static str,
+    /// The model that it is for, by its modules' names and shapes.
+    pub model: Option<&'static str>,
+    /// Whether it can't be for another.
+    pub model_certain: bool,
     /// Its size in bytes.
     pub bytes: u64,
     /// The dtype that most of its numbers have.
@@ -95,10 +99,13 @@ impl Survey {
             let value = adapter.metadata().get(*key)?.trim();
             (!matches!(value, "" | "None" | "null")).then(|| (*key, value.to_owned()))
         });
-        let (norm, blocks) = blocks(adapter)?;
+        let model = architecture(layers.iter().map(|(id, layer)| (id.module.as_str(), layer.shape.cols)));
+        let (norm, blocks) = blocks(adapter, model.map(|(model, _)| model))?;
         Ok(Self {
             file: adapter.path().display().to_string(),
             kind: adapter.kind(),
+            model: model.map(|(architecture, _)| architecture.name()),
+            model_certain: model.is_some_and(|(_, sureness)| sureness == Sureness::Certain),
             bytes: adapter.file().byte_len(),
             dtype: adapter.dtype().to_string(),
             modules: modules.len(),
@@ -127,7 +134,7 @@ impl Survey {
 }
 
 /// ‖ΔW‖ of the file, and of every block in the model's order.
-fn blocks(adapter: &Adapter) -> crate::Result<(f64, Vec<BlockNorm>)> {
+fn blocks(adapter: &Adapter, model: Option<Architecture>) -> crate::Result<(f64, Vec<BlockNorm>)> {
     let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
     let squares: Vec<(&LayerId, f64)> = layers
         .par_iter()
@@ -142,7 +149,7 @@ fn blocks(adapter: &Adapter) -> crate::Result<(f64, Vec<BlockNorm>)> {
     let total: f64 = sums.values().map(|(_, sum)| sum).sum();
     let share = |sum: f64| if total > 0.0 { sum / total } else { 0.0 };
     let norm = |(block, (layers, sum)): (Block, (usize, f64))| BlockNorm {
-        name: block.to_string(),
+        name: block.name(model),
         layers,
         norm: sum.sqrt(),
         share: share(sum),

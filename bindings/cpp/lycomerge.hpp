@@ -508,6 +508,21 @@ public:
             [] {}, &take);
     }
 
+    /// Adds the merge to a checkpoint's weights, and writes the whole model in the checkpoint's own dtypes. With a seed,
+    /// 8-bit and 16-bit weights are rounded at random, so that small changes are kept on average.
+    Outcome<Report> bake(const std::string &base, const std::string &path,
+                         std::optional<std::uint64_t> stochastic_seed = std::nullopt,
+                         const Progress &progress = nullptr) const {
+        const lyco_bake_options options{sizeof options, stochastic_seed.has_value(), stochastic_seed.value_or(0)};
+        lyco_report *report = nullptr;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_bake(get(), base.c_str(), path.c_str(), &options, hear, user, &report, error);
+            },
+            [&] { return Report(report); });
+    }
+
     Outcome<Forecast> forecast(const Progress &progress = nullptr) const {
         lyco_forecast found{};
         found.struct_size = sizeof found;

@@ -37,4 +37,6 @@ pub mod merge;
 
 pub mod delta;
 
+pub mod bake;
+
 pub mod report;

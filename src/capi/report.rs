@@ -9,6 +9,7 @@ use super::handle::{self, Handle, Unique};
 use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::Param;
+use crate::merge::bake::BakeReport;
 use crate::report::{LayerReport, Report};
 
 /// What a merge says about its result: how exact it is, as a whole and by layer.
@@ -95,6 +96,12 @@ impl From<&Report> for lyco_report {
     }
 }
 
+impl From<&BakeReport> for lyco_report {
+    fn from(report: &BakeReport) -> Self {
+        Self { json: text::own(&report.to_json()), error: report.error, layers: Vec::new() }
+    }
+}
+
 /// Reports
 /// =======
 ///
@@ -113,7 +120,8 @@ pub unsafe extern "C" fn lyco_report_json(report: *const lyco_report) -> *const 
     unsafe { text::lend_part(report, |report| Some(&report.json)) }
 }
 
-/// How many layers were merged; they are counted from 0, in the order of their names. 0 for NULL.
+/// How many layers were merged; they are counted from 0, in the order of their names. 0 for NULL, and for the report of
+/// lyco_merge_bake().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_report_layer_count(report: *const lyco_report) -> usize {
     // SAFETY: the header asks for NULL or a report that is not freed.

@@ -13,6 +13,12 @@ use super::output::Failure;
 /// The name of the subcommand that merges.
 pub(crate) const MERGE: &str = "merge";
 
+/// The name of the subcommand that bakes.
+pub(crate) const BAKE: &str = "bake";
+
+/// The options of a merge that say how deltas are combined, which is all that baking asks.
+const COMBINING: [&str; 6] = ["strategy", "normalize", "norm-threshold", "skip-unknown", "threads", "memory"];
+
 /// The name of the subcommand that stores one adapter in another form: a merge of one.
 pub(crate) const CONVERT: &str = "convert";
 
@@ -37,6 +43,15 @@ Examples:
     lycomerge merge a.safetensors b.safetensors --max-size 150MB -o mix.safetensors
   One plain LoRA of rank 32, whatever the inputs are:
     lycomerge merge lokr.safetensors loha.safetensors --format lora --rank 32 -o mix.safetensors";
+
+const BAKE_EXAMPLES: &str = "\
+Examples:
+  A style at its full strength, and one at half of it:
+    lycomerge bake model.safetensors ink.safetensors pastel.safetensors:0.5 -o inked.safetensors
+  Into 8-bit weights, where nearest rounding would eat most of it:
+    lycomerge bake model_fp8.safetensors ink.safetensors --stochastic --seed 1 -o inked_fp8.safetensors
+  A sharded model, by its index or its folder, becomes one file:
+    lycomerge bake transformer/ style.safetensors -o styled.safetensors";
 
 const CONVERT_EXAMPLES: &str = "\
 Examples:
@@ -87,6 +102,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand(merge())
         .subcommand(convert())
+        .subcommand(bake())
         .subcommand(inspect())
 }
 
@@ -100,6 +116,11 @@ fn option(row: &options::Row) -> Arg {
             arg.value_name(value).help(help).allow_negative_numbers(true)
         }
     }
+}
+
+/// The strategies, a line each.
+fn strategies() -> String {
+    strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help)).collect()
 }
 
 /// The rows about what to store, for commands that don't merge several adapters, and make a LoRA unless told otherwise.
@@ -148,8 +169,7 @@ fn output() -> Arg {
 }
 
 fn merge() -> Command {
-    let strategies = strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help));
-    let strategies: String = strategies.collect();
+    let strategies = strategies();
     Command::new(MERGE)
         .about("Merge adapters of any families into one file, and say how exact it is")
         .arg_required_else_help(true)
@@ -201,6 +221,61 @@ fn convert() -> Command {
         .args(storing())
         .next_help_heading("What to say and ask")
         .args(saying())
+}
+
+fn bake() -> Command {
+    let table = options::ALL.iter().filter(|row| COMBINING.contains(&row.name));
+    let table = table.map(|row| match row.name {
+        "memory" => option(row).help(format!("{} [default: 256MiB]", row.help)),
+        _ => option(row),
+    });
+    let strategies = strategies();
+    Command::new(BAKE)
+        .about("Add adapters to a checkpoint's weights, and say what its dtype left of them")
+        .arg_required_else_help(true)
+        .after_help(format!("Strategies:\n{strategies}\n{BLOCK_WEIGHTS}\n\n{BAKE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            Arg::new("base").value_name("BASE").required(true).value_parser(value_parser!(PathBuf)).help(
+                "The checkpoint: a safetensors or PyTorch file, the index of several (*.index.json), or a folder with \
+                 one of these",
+            ),
+            files("adapters", "ADAPTER[:WEIGHT]", "The adapters, each with its strength behind a colon, 1 if left out"),
+        ])
+        .args(block_weights("[N:]TEXT", "of adapter N, counted from 1, or of every adapter without an own one"))
+        .args([
+            Arg::new("output")
+                .short('o')
+                .long("output")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("The whole model, one safetensors file; it appears when it is whole, and may be the checkpoint"),
+        ])
+        .next_help_heading("How to merge")
+        .args(table)
+        .next_help_heading("How to round")
+        .args([
+            switch(
+                "stochastic",
+                "Round 8-bit and 16-bit weights up or down at random, so that small changes are kept on average, in \
+                 exchange for noise; nearest rounding loses those below half a step",
+            ),
+            Arg::new("seed")
+                .long("seed")
+                .value_name("N")
+                .requires("stochastic")
+                .value_parser(value_parser!(u64))
+                .help("What the random numbers begin with; the same seed makes the same bytes [default: 0]"),
+        ])
+        .next_help_heading("What to say")
+        .args([
+            Arg::new("metadata")
+                .long("metadata")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write the report, with what became of every tensor's ΔW, as JSON"),
+            switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
+        ])
 }
 
 fn inspect() -> Command {

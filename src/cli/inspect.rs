@@ -70,6 +70,9 @@ fn page(survey: &Survey) -> String {
     };
     let families: Vec<_> = survey.families.iter().map(|(family, n)| format!("{n} {family}")).collect();
     line("kind", survey.kind);
+    if let Some(model) = survey.model {
+        line("model", &if survey.model_certain { model.to_owned() } else { format!("probably {model}") });
+    }
     line("layers", &format!("{} in {}", families.join(", "), count(survey.modules, "module")));
     let ranks = survey.ranks.iter().rev().map(|(rank, n)| format!("{rank} in {n}"));
     let without = (survey.without_rank > 0).then(|| format!("none in {}", survey.without_rank));

@@ -38,7 +38,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = job.open()?;
+    let merge = open(&job.models, &job.weights, &job.blocks, &job.options)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -69,7 +69,7 @@ impl Job {
             return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
-        let options = options(matches)?;
+        let options = given_options(matches)?;
         let blocks = block_weights(matches, models.len())?;
         let output = path("output").unwrap_or_else(|| beside(&models[0], options.format));
         Ok(Self {
@@ -83,32 +83,6 @@ impl Job {
             quiet: matches.get_flag("quiet"),
             yes: matches.get_flag("yes"),
         })
-    }
-
-    /// Opens every model, and warns of what speaks against merging them.
-    fn open(&self) -> Result<Merge, Failure> {
-        if let Some(missing) = self.models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
-            return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
-        }
-        let mut merge = Merge::new();
-        merge.options = self.options.clone();
-        let open = if self.options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-        let opened: Vec<_> = self.models.par_iter().map(open).collect();
-        for (adapter, weight) in opened.into_iter().zip(&self.weights) {
-            merge.add(Arc::new(adapter?), *weight)?;
-        }
-        for (input, blocks) in self.blocks.iter().enumerate() {
-            merge.set_block_weights(input, blocks.clone())?;
-        }
-        if stop::asked() {
-            return Err(stop::failure());
-        }
-        let reasons = merge.compatibility_warnings();
-        if !reasons.is_empty() {
-            warning("Models may not be compatible. Proceed with caution.");
-            reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
-        }
-        Ok(merge)
     }
 
     /// Finds out before the work whether its results can be put where they are wanted.
@@ -204,7 +178,10 @@ impl Job {
 }
 
 /// The block weights of every model: what `N:TEXT` says of its, else what a text without a number says of all.
-fn block_weights(matches: &ArgMatches, models: usize) -> Result<Vec<Option<BlockWeights>>, Failure> {
+pub(crate) fn block_weights(
+    matches: &ArgMatches,
+    models: usize,
+) -> Result<Vec<Option<BlockWeights>>, Failure> {
     let presets = matches.get_one::<PathBuf>("block-presets").map(|path| Presets::read(path)).transpose()?;
     let presets = presets.unwrap_or_default();
     let (mut of_all, mut own) = (None, vec![None; models]);
@@ -228,8 +205,39 @@ fn block_weights(matches: &ArgMatches, models: usize) -> Result<Vec<Option<Block
     Ok(own.into_iter().map(|own| own.or_else(|| of_all.clone())).collect())
 }
 
-/// The options of the table, from the command line.
-fn options(matches: &ArgMatches) -> Result<Options, Failure> {
+/// Opens every model, and warns of what speaks against merging them.
+pub(crate) fn open(
+    models: &[PathBuf],
+    weights: &[f64],
+    blocks: &[Option<BlockWeights>],
+    options: &Options,
+) -> Result<Merge, Failure> {
+    if let Some(missing) = models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
+        return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
+    }
+    let mut merge = Merge::new();
+    merge.options = options.clone();
+    let open = if options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
+    let opened: Vec<_> = models.par_iter().map(open).collect();
+    for (adapter, weight) in opened.into_iter().zip(weights) {
+        merge.add(Arc::new(adapter?), *weight)?;
+    }
+    for (input, blocks) in blocks.iter().enumerate() {
+        merge.set_block_weights(input, blocks.clone())?;
+    }
+    if stop::asked() {
+        return Err(stop::failure());
+    }
+    let reasons = merge.compatibility_warnings();
+    if !reasons.is_empty() {
+        warning("Models may not be compatible. Proceed with caution.");
+        reasons.iter().for_each(|reason| note(&format!("  {}", one_line(reason))));
+    }
+    Ok(merge)
+}
+
+/// The options of the table, from the command line, as far as the subcommand has them.
+pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
     let mut options = Options::default();
     // Not every command has every option.
     let value = |name: &str| matches.try_get_one::<String>(name).ok().flatten();
@@ -290,7 +298,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
 }
 
 /// Puts a text at `path`, whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let mut file = AtomicFile::create(path)?;
     let written = file.write_all(text.as_bytes());
     written.map_err(|error| Failure::failed(format!("{}: can't write: {error}", path.display())))?;

@@ -3,4 +3,5 @@
 
 pub(crate) mod gate;
 pub(crate) mod linalg;
+pub(crate) mod round;
 pub(crate) mod simd;

@@ -152,6 +152,34 @@ impl Container {
         Some(TensorView { dtype: *dtype, shape, data: data.bytes(self.source.bytes()) })
     }
 
+    /// The names of the tensors in the order in which their bytes stand in the file; what had to be unpacked comes last.
+    pub(crate) fn names_by_place(&self) -> Vec<&str> {
+        let mut places: Vec<_> = self
+            .contents
+            .tensors
+            .iter()
+            .map(|(name, tensor)| match &tensor.data {
+                Data::InFile(range) => (range.start, name.as_str()),
+                Data::Held(..) => (usize::MAX, name.as_str()),
+            })
+            .collect();
+        places.sort_unstable();
+        places.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// Calls `take` with the bytes of a tensor, block by block, until it fails; a tensor that isn't there has none.
+    pub(crate) fn for_each_block<E>(
+        &self,
+        name: &str,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        match self.contents.tensors.get(name).map(|tensor| &tensor.data) {
+            Some(Data::InFile(range)) => self.source.for_each_block(range.clone(), take),
+            Some(held) => take(held.bytes(&[])),
+            None => Ok(()),
+        }
+    }
+
     /// The number of tensors.
     pub fn len(&self) -> usize {
         self.contents.tensors.len()

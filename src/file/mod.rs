@@ -7,6 +7,7 @@
 
 mod atomic;
 mod container;
+mod fixed;
 mod metadata;
 mod output;
 mod safetensors;
@@ -18,6 +19,7 @@ use std::borrow::Cow;
 
 pub use atomic::AtomicFile;
 pub use container::Container;
+pub use fixed::{FixedWriter, Outline};
 pub use output::{FileKind, Finished, Writer};
 
 /// Readers of safetensors refuse longer headers.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -77,22 +77,31 @@ impl Source {
     /// The SHA-256 of the whole file in lower-case hex; none once `stop` is set.
     pub(super) fn sha256(&self, stop: &AtomicBool) -> Option<String> {
         let mut hash = Sha256::new();
+        self.for_each_block(0..self.bytes.len(), |block| {
+            hash.update(block);
+            (!stop.load(Ordering::Relaxed)).then_some(()).ok_or(())
+        })
+        .ok()?;
+        Some(hex(hash.finalize()))
+    }
+
+    /// Calls `take` with a part of the file, block by block, until it fails.
+    pub(super) fn for_each_block<E>(
+        &self,
+        part: Range<usize>,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         // Reading a mapped file costs less than the faults of its pages, and leaves none of them behind.
-        let mut block = vec![0; FORGET.min(self.bytes.len())];
-        for (index, mapped) in self.bytes.chunks(FORGET).enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                return None;
-            }
+        let mut block = vec![0; FORGET.min(part.len())];
+        for start in part.clone().step_by(FORGET) {
+            let mapped = &self.bytes[start..part.end.min(start + FORGET)];
+            let block = &mut block[..mapped.len()];
             match &self.bytes {
-                Bytes::Mapped(_, file)
-                    if read_at(file, &mut block[..mapped.len()], index * FORGET).is_ok() =>
-                {
-                    hash.update(&block[..mapped.len()]);
-                }
-                _ => hash.update(mapped),
+                Bytes::Mapped(_, file) if read_at(file, block, start).is_ok() => take(block)?,
+                _ => take(mapped)?,
             }
         }
-        Some(hex(hash.finalize()))
+        Ok(())
     }
 
     /// Says that so many bytes of the file were read and aren't needed for now. Every mebibyte of them the pages of

@@ -66,13 +66,13 @@ pub(super) struct SafeTensorsWriter<W: Write + Seek> {
     hash: Sha256,
 }
 
-/// A tensor that has been written.
-struct Entry {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
+/// A tensor of a file, and where it is.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
     /// Where its bytes are, counted from the start of the data.
-    data: Range<u64>,
+    pub(super) data: Range<u64>,
 }
 
 impl<W: Read + Write + Seek> SafeTensorsWriter<W> {
@@ -209,7 +209,10 @@ impl<W: Read + Write + Seek> SafeTensorsWriter<W> {
 }
 
 /// A header's JSON: the metadata, then the entries in the order and with the data offsets given.
-fn header<'a>(metadata: &impl Serialize, entries: impl Iterator<Item = (&'a Entry, Range<u64>)>) -> Vec<u8> {
+pub(super) fn header<'a>(
+    metadata: &impl Serialize,
+    entries: impl Iterator<Item = (&'a Entry, Range<u64>)>,
+) -> Vec<u8> {
     #[derive(Serialize)]
     struct Fields<'a> {
         dtype: &'static str,

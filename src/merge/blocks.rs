@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::model::{Block, identify};
+use crate::model::{Block, architecture, identify};
 
 /// The factors of an input's layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -283,6 +283,8 @@ impl BlockWeights {
         let modules: BTreeSet<&str> = adapter.layers().keys().map(|id| id.module.as_str()).collect();
         let placed: Vec<_> = modules.iter().map(|module| (Block::of(&identify(module)), *module)).collect();
         let blocks: BTreeSet<Block> = placed.iter().map(|(block, _)| block.clone()).collect();
+        let layers = adapter.layers().iter().map(|(id, layer)| (id.module.as_str(), layer.shape.cols));
+        let model = architecture(layers).map(|(model, _)| model);
         let refuse =
             |message: String| Err(Error::option(format!("block weights: {message}")).in_file(adapter.path()));
         let fits =
@@ -291,7 +293,7 @@ impl BlockWeights {
             return refuse(format!(
                 "no layer is in '{}'; the blocks are {}",
                 term.name,
-                Block::list(&blocks)
+                Block::list(&blocks, model)
             ));
         }
         for list in &self.lists {
@@ -307,7 +309,7 @@ impl BlockWeights {
                     "the {} values, for {}, say nothing of {}; {way}",
                     list.layers().len(),
                     list.what,
-                    Block::list(lacking)
+                    Block::list(lacking, model)
                 ));
             }
         }
@@ -375,7 +377,7 @@ mod tests {
     fn the_last_term_that_fits_counts_and_strengths_are_multiplied() {
         for (text, expected) in [
             ("IN04=0.5", [1.0, 0.5, 1.0, 1.0, 1.0, 1.0]),
-            ("in04-M00=0.5, OUT=0", [1.0, 0.5, 0.5, 0.0, 0.0, 1.0]),
+            ("in04-M00=0.5, OUT=0", [1.0, 0.5, 0.5, 0.0, 0.0, 0.5]),
             ("IN04-OUT03=2 *attn*=-0.3", [1.0, 2.0, -0.3, 2.0, 1.0, -0.3]),
             ("*=0 mid=1", [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]),
             ("OUT00-OUT11=0..1", [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]),

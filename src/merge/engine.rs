@@ -1,9 +1,8 @@
-//! Which layer when: every site runs start to end on one worker, the sum of working sets stays under the
-//! memory setting, and results arrive in the order of the sites, so bytes never depend on threads.
+//! Which layer when: every piece of work, such as a site, runs start to end on one worker, the sum of working sets stays
+//! under the memory setting, and results arrive in the order of the pieces, so bytes never depend on threads.
 //!
 //! The calling thread takes results, reports progress and can stop the run; workers only compute.
 
-use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +17,25 @@ use crate::error::{Error, Result};
 
 /// How often a host hears of a run while no layer ends.
 const PULSE: Duration = Duration::from_millis(100);
+
+/// A piece of work, done by one worker.
+pub(super) trait Work {
+    /// What errors call it.
+    fn name(&self) -> &str;
+
+    /// A rough upper estimate of what it holds at once, in bytes.
+    fn working_set(&self) -> u64;
+}
+
+impl<W: Work> Work for &W {
+    fn name(&self) -> &str {
+        (*self).name()
+    }
+
+    fn working_set(&self) -> u64 {
+        (*self).working_set()
+    }
+}
 
 /// Threads and memory for the passes of one merge.
 pub(super) struct Run<'w> {
@@ -47,27 +65,27 @@ impl<'w> Run<'w> {
         self.stage = stage;
     }
 
-    /// `work` on every site, the results in order.
-    pub(super) fn map<'s, S: Borrow<Site<'s>> + Sync, R: Send>(
+    /// `work` on every piece, the results in order.
+    pub(super) fn map<W: Work + Sync, R: Send>(
         &self,
-        sites: &[S],
-        work: impl Fn(&Site<'s>) -> Result<R> + Sync,
+        pieces: &[W],
+        work: impl Fn(&W) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
-        let mut results = Vec::with_capacity(sites.len());
-        self.for_each(sites, work, |_, result| {
+        let mut results = Vec::with_capacity(pieces.len());
+        self.for_each(pieces, work, |_, result| {
             results.push(result);
             Ok(())
         })?;
         Ok(results)
     }
 
-    /// `work` on every site by the workers, `take` on the results in order by the calling thread. Stops at the
+    /// `work` on every piece by the workers, `take` on the results in order by the calling thread. Stops at the
     /// first error of either and when the host says so.
-    pub(super) fn for_each<'s, S: Borrow<Site<'s>> + Sync, R: Send>(
+    pub(super) fn for_each<W: Work + Sync, R: Send>(
         &self,
-        sites: &[S],
-        work: impl Fn(&Site<'s>) -> Result<R> + Sync,
-        mut take: impl FnMut(&Site<'s>, R) -> Result<()>,
+        pieces: &[W],
+        work: impl Fn(&W) -> Result<R> + Sync,
+        mut take: impl FnMut(&W, R) -> Result<()>,
     ) -> Result<()> {
         let gate = Gate::new(self.memory);
         let next = AtomicUsize::new(0);
@@ -75,25 +93,25 @@ impl<'w> Run<'w> {
         let worker = |sender: mpsc::Sender<(usize, Result<R>)>| {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(site) = sites.get(index).map(Borrow::borrow) else { return };
-                if !gate.enter(index, working_set(site)) {
+                let Some(piece) = pieces.get(index) else { return };
+                if !gate.enter(index, piece.working_set()) {
                     return;
                 }
-                let result = catch_unwind(AssertUnwindSafe(|| work(site)))
+                let result = catch_unwind(AssertUnwindSafe(|| work(piece)))
                     .unwrap_or_else(|_| Err(Error::internal("a defect of lycomerge; please report it")));
-                let result = result.map_err(|e| e.in_layer(site.module));
+                let result = result.map_err(|e| e.in_layer(piece.name()));
                 if sender.send((index, result)).is_err() {
                     return;
                 }
             }
         };
         self.pool.in_place_scope(|scope| {
-            for _ in 0..self.pool.current_num_threads().min(sites.len()) {
+            for _ in 0..self.pool.current_num_threads().min(pieces.len()) {
                 let (sender, worker) = (sender.clone(), &worker);
                 scope.spawn(move |_| worker(sender));
             }
             drop(sender);
-            let outcome = self.collect(sites, &gate, &receiver, &mut take);
+            let outcome = self.collect(pieces, &gate, &receiver, &mut take);
             gate.close();
             outcome
         })
@@ -117,16 +135,16 @@ impl<'w> Run<'w> {
         Ok(())
     }
 
-    fn collect<'s, S: Borrow<Site<'s>>, R>(
+    fn collect<W: Work, R>(
         &self,
-        sites: &[S],
+        pieces: &[W],
         gate: &Gate,
         receiver: &mpsc::Receiver<(usize, Result<R>)>,
-        take: &mut impl FnMut(&Site<'s>, R) -> Result<()>,
+        take: &mut impl FnMut(&W, R) -> Result<()>,
     ) -> Result<()> {
         let mut waiting = BTreeMap::new();
         let mut done = 0;
-        while done < sites.len() {
+        while done < pieces.len() {
             match receiver.recv_timeout(PULSE) {
                 Ok((index, result)) => {
                     waiting.insert(index, result);
@@ -137,12 +155,11 @@ impl<'w> Run<'w> {
                 }
             }
             while let Some(result) = waiting.remove(&done) {
-                let site = sites[done].borrow();
-                take(site, result?)?;
-                gate.leave(done, working_set(site));
+                take(&pieces[done], result?)?;
+                gate.leave(done, pieces[done].working_set());
                 done += 1;
             }
-            let progress = Progress { stage: self.stage, done, total: sites.len() };
+            let progress = Progress { stage: self.stage, done, total: pieces.len() };
             if !(self.watch.borrow_mut())(progress) {
                 return Err(Error::cancelled());
             }
@@ -151,15 +168,20 @@ impl<'w> Run<'w> {
     }
 }
 
-/// A rough upper estimate of what a site's work holds at once, in bytes: its factors in three copies, and its
-/// joint spaces or, where those are no smaller, its entries.
-fn working_set(site: &Site<'_>) -> u64 {
-    let of_target = |target: &Target<'_>| {
-        let numbers: usize = target.sources.iter().map(|(_, layer)| layer.numbers).sum();
-        let (m, n) = (target.shape.rows, target.shape.cols);
-        numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
-    };
-    site.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64
+impl Work for Site<'_> {
+    fn name(&self) -> &str {
+        self.module
+    }
+
+    /// Its factors in three copies, and its joint spaces or, where those are no smaller, its entries.
+    fn working_set(&self) -> u64 {
+        let of_target = |target: &Target<'_>| {
+            let numbers: usize = target.sources.iter().map(|(_, layer)| layer.numbers).sum();
+            let (m, n) = (target.shape.rows, target.shape.cols);
+            numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
+        };
+        self.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64
+    }
 }
 
 /// A quarter of what the machine has, or of what this process's container lets it have.

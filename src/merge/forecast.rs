@@ -169,7 +169,7 @@ fn sampled_curves(
 ) -> Result<Vec<Sample>> {
     let (only, counts): (Vec<&Site<'_>>, Vec<usize>) =
         sites.iter().map(|(site, count)| (site, *count)).unzip();
-    let of_site = |site: &Site<'_>| {
+    let of_site = |site: &&Site<'_>| {
         let of_target = |target: &Target<'_>| context.curves::<f32>(target, fit, bound);
         site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
     };

@@ -4,6 +4,7 @@
 //! weighs their deltas, the fit makes one stored term of the sum, the certificate compares what is stored with
 //! what should be, and the writer streams it out. [`Merge::forecast`] says size and error beforehand.
 
+pub mod bake;
 pub mod blocks;
 mod deltas;
 mod engine;

@@ -2,12 +2,11 @@
 //!
 //! A module's identity goes in, its block comes out, the same for every spelling. UNets have IN00 to IN11, M00 and
 //! OUT00 to OUT11, counted as the original implementation counts its `input_blocks` and `output_blocks`; Flux has D00…
-//! and S00… (double and single blocks), SD3 J00… (joint blocks); text encoders have te1.0, te2.0, t5.0, …; what a model
-//! has before and after its blocks is IN, TIME and OUT. The blocks of any other architecture are called as its own names
-//! call them up to their number: blocks.7.
+//! and S00… (double and single blocks), SD3 J00… (joint blocks), which have one vocabulary for both; text encoders have
+//! te1.0, te2.0, t5.0, …; what a model has before and after its blocks is IN, TIME and OUT. The blocks of any other
+//! architecture are called as its own names call them up to their number: blocks.7.
 
-use std::fmt;
-
+use super::architecture::Architecture;
 use super::name::{Component, Identity};
 
 /// A part of a model. The order is that of the model: text encoders first, and what comes out last.
@@ -18,47 +17,41 @@ pub struct Block {
     number: Option<u32>,
 }
 
-/// The stems that have a place of their own, in the order of the model, each with the name that models' own
-/// vocabularies have for it. Other stems stand at [`OTHERS`].
-const STEMS: [(&str, &str); 11] = [
-    ("te1", "clip_l"),
-    ("te2", "clip_g"),
-    ("t5", "t5xxl"),
-    ("TIME", "time_embed"),
-    ("IN", "input_blocks"),
-    ("D", "double_blocks"),
-    ("S", "single_blocks"),
-    ("J", "joint_blocks"),
-    ("", ""),
-    ("M", "middle_block"),
-    ("OUT", "output_blocks"),
+/// The stems that have a place of their own, in the order of the model, each with other names that people give it.
+/// Other stems stand at [`OTHERS`].
+const STEMS: [(&str, &[&str]); 10] = [
+    ("te1", &["clip_l"]),
+    ("te2", &["clip_g"]),
+    ("t5", &["t5xxl", "te3"]),
+    ("TIME", &["time_embed"]),
+    ("IN", &["input_blocks"]),
+    ("D", &["J", "double_blocks", "joint_blocks", "transformer_blocks"]),
+    ("S", &["single_blocks", "single_transformer_blocks"]),
+    ("", &[]),
+    ("M", &["MID", "middle_block", "mid_block"]),
+    ("OUT", &["output_blocks"]),
 ];
-const OTHERS: usize = 8;
 const TEXT: usize = 3;
+/// Blocks with two streams, which every architecture calls otherwise.
+const DOUBLE: usize = 5;
+const OTHERS: usize = 7;
+const MIDDLE: usize = 8;
 
 /// What stands before and after the blocks of a denoiser, and at which number.
-const ENDS: [(&str, &str, Option<u32>); 21] = [
+const ENDS: [(&str, &str, Option<u32>); 13] = [
     ("mid_block", "M", Some(0)),
-    ("middle_block", "M", Some(0)),
     ("conv_in", "IN", Some(0)),
     ("conv_norm_out", "OUT", None),
     ("conv_out", "OUT", None),
-    ("out", "OUT", None),
-    ("final_layer", "OUT", None),
     ("norm_out", "OUT", None),
     ("proj_out", "OUT", None),
-    ("time_embed", "TIME", None),
+    ("final_layer", "OUT", None),
     ("time_embedding", "TIME", None),
     ("add_embedding", "TIME", None),
-    ("label_emb", "TIME", None),
-    ("img_in", "IN", None),
-    ("txt_in", "IN", None),
-    ("time_in", "IN", None),
-    ("vector_in", "IN", None),
-    ("guidance_in", "IN", None),
     ("x_embedder", "IN", None),
     ("context_embedder", "IN", None),
     ("time_text_embed", "IN", None),
+    ("pos_embed", "IN", None),
 ];
 
 impl Block {
@@ -89,10 +82,10 @@ impl Block {
                 .or_else(|| level("OUT", 0, "up_blocks", "upsamplers"))
         };
         let listed = || {
-            let mut stems = STEMS.iter().filter(|(_, native)| !native.is_empty());
-            stems.find_map(|(stem, native)| Some(Self::new(stem, Some(numbered(path, native)?.0))))
+            let names =
+                STEMS[TEXT..].iter().flat_map(|(stem, names)| names.iter().map(move |name| (stem, name)));
+            names.into_iter().find_map(|(stem, name)| Some(Self::new(stem, Some(numbered(path, name)?.0))))
         };
-        let single = || Some(Self::new("S", Some(numbered(path, "single_transformer_blocks")?.0)));
         let end = || {
             let is_at = |name: &str| {
                 path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
@@ -100,7 +93,7 @@ impl Block {
             let (_, stem, number) = ENDS.iter().find(|(name, ..)| is_at(name))?;
             Some(Self::new(stem, *number))
         };
-        unet().or_else(end).or_else(listed).or_else(single).unwrap_or_else(|| match first_number(path) {
+        unet().or_else(end).or_else(listed).unwrap_or_else(|| match first_number(path) {
             Some((stem, number)) => Self::new(stem, Some(number)),
             None => Self::new(path, None),
         })
@@ -121,12 +114,12 @@ impl Block {
     }
 
     fn new(stem: &str, number: Option<u32>) -> Self {
-        let is = |name: &str| !name.is_empty() && name.eq_ignore_ascii_case(stem);
-        let known = STEMS.iter().position(|(short, native)| is(short) || is(native));
-        let known = known.or_else(|| is("MID").then_some(9));
+        let is = |name: &&str| name.eq_ignore_ascii_case(stem);
+        let mut rows = STEMS.iter();
+        let known = rows.position(|(short, names)| !short.is_empty() && (is(short) || names.iter().any(is)));
         match known {
             // There is but one in the middle.
-            Some(9) => Self { place: 9, stem: "M".to_owned(), number: number.or(Some(0)) },
+            Some(MIDDLE) => Self { place: MIDDLE, stem: "M".to_owned(), number: number.or(Some(0)) },
             Some(place) => Self { place, stem: STEMS[place].0.to_owned(), number },
             None => Self { place: OTHERS, stem: stem.replace('.', "_"), number },
         }
@@ -147,12 +140,31 @@ impl Block {
         self.number
     }
 
+    /// What people call it in a model of this architecture.
+    pub fn name(&self, architecture: Option<Architecture>) -> String {
+        let (stem, wide) = match (self.place, architecture) {
+            (DOUBLE, Some(Architecture::Sd3)) => ("J", true),
+            (DOUBLE, Some(Architecture::Flux | Architecture::HunyuanVideo)) => ("D", true),
+            (DOUBLE, _) => ("transformer_blocks", false),
+            (place, _) => (self.stem.as_str(), place >= TEXT && place != OTHERS),
+        };
+        match self.number {
+            Some(number) if wide => format!("{stem}{number:02}"),
+            Some(number) => format!("{stem}.{number}"),
+            None => stem.to_owned(),
+        }
+    }
+
     /// Blocks as people read them: neighbours as one range.
-    pub fn list<'b>(blocks: impl IntoIterator<Item = &'b Self>) -> String {
+    pub fn list<'b>(
+        blocks: impl IntoIterator<Item = &'b Self>,
+        architecture: Option<Architecture>,
+    ) -> String {
         let mut ranges: Vec<(&Self, &Self)> = Vec::new();
         for block in blocks {
             let follows = |last: &Self| {
-                last.stem == block.stem && last.number.is_some_and(|number| Some(number + 1) == block.number)
+                last.stem == block.stem
+                    && last.number.is_some_and(|number| number.checked_add(1) == block.number)
             };
             match ranges.last_mut() {
                 Some((_, last)) if follows(last) => *last = block,
@@ -160,22 +172,10 @@ impl Block {
             }
         }
         let range = |(first, last): (&Self, &Self)| match first == last {
-            true => first.to_string(),
-            false => format!("{first}-{last}"),
+            true => first.name(architecture),
+            false => format!("{}-{}", first.name(architecture), last.name(architecture)),
         };
         ranges.into_iter().map(range).collect::<Vec<_>>().join(", ")
-    }
-}
-
-impl fmt::Display for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.number {
-            Some(number) if self.place >= TEXT && self.place != OTHERS => {
-                write!(f, "{}{number:02}", self.stem)
-            }
-            Some(number) => write!(f, "{}.{number}", self.stem),
-            None => f.write_str(&self.stem),
-        }
     }
 }
 
@@ -221,18 +221,31 @@ mod tests {
             ("lora_unet_conv_out", "OUT"),
             ("lora_unet_out_2", "OUT"),
             ("lora_unet_time_embedding_linear_1", "TIME"),
-            ("diffusion_model.double_blocks.7.img_attn.qkv", "D07"),
-            ("lora_unet_single_blocks_37_linear1", "S37"),
-            ("lora_unet_final_layer_linear", "OUT"),
-            ("lora_unet_img_in", "IN"),
-            ("diffusion_model.joint_blocks.3.x_block.attn.qkv", "J03"),
             ("lora_te_text_model_encoder_layers_11_mlp_fc1", "te1.11"),
             ("lora_te2_text_model_encoder_layers_3_mlp_fc1", "te2.3"),
             ("lora_te1_text_projection", "te1"),
             ("diffusion_model.blocks.7.self_attn.q", "blocks.7"),
             ("lora_unet_emb", "emb"),
         ] {
-            assert_eq!(Block::of(&identify(module)).to_string(), block, "{module}");
+            assert_eq!(Block::of(&identify(module)).name(None), block, "{module}");
+        }
+        let (flux, sd3) = (Some(Architecture::Flux), Some(Architecture::Sd3));
+        for (module, architecture, block) in [
+            ("diffusion_model.double_blocks.7.img_attn.qkv", flux, "D07"),
+            ("transformer.transformer_blocks.7.attn.to_k", flux, "D07"),
+            ("transformer.transformer_blocks.7.attn.to_k", sd3, "J07"),
+            ("transformer.transformer_blocks.7.attn.to_k", None, "transformer_blocks.7"),
+            ("diffusion_model.joint_blocks.3.x_block.attn.qkv", sd3, "J03"),
+            ("lora_unet_single_blocks_37_linear1", flux, "S37"),
+            ("transformer.single_transformer_blocks.37.attn.to_q", flux, "S37"),
+            ("lora_unet_final_layer_linear", flux, "OUT"),
+            ("lora_unet_final_layer_linear", sd3, "OUT"),
+            ("lora_unet_img_in", flux, "IN"),
+            ("lora_unet_guidance_in_in_layer", flux, "IN"),
+            ("diffusion_model.x_embedder.proj", sd3, "IN"),
+            ("lora_te2_encoder_block_4_layer_1_DenseReluDense_wi_0", flux, "t5.4"),
+        ] {
+            assert_eq!(Block::of(&identify(module)).name(architecture), block, "{module}");
         }
     }
 
@@ -244,16 +257,18 @@ mod tests {
             ("m", "M00"),
             ("double_blocks.7", "D07"),
             ("D007", "D07"),
+            ("joint_blocks_7", "D07"),
+            ("transformer_blocks.7", "D07"),
             ("te1.3", "te1.3"),
             ("te1", "te1"),
             ("t5.2", "t5.2"),
             ("OUT", "OUT"),
             ("blocks.7", "blocks.7"),
         ] {
-            assert_eq!(Block::named(name).to_string(), block, "{name}");
+            assert_eq!(Block::named(name).name(Some(Architecture::Flux)), block, "{name}");
         }
         let mut blocks = ["OUT03", "te1.1", "IN04", "te1.0", "IN05", "IN07", "M00", "TIME"].map(Block::named);
         blocks.sort();
-        assert_eq!(Block::list(&blocks), "te1.0-te1.1, TIME, IN04-IN05, IN07, M00, OUT03");
+        assert_eq!(Block::list(&blocks, None), "te1.0-te1.1, TIME, IN04-IN05, IN07, M00, OUT03");
     }
 }

@@ -17,8 +17,15 @@ use crate::tensor::{Real, TensorView};
 pub struct Checkpoint {
     path: PathBuf,
     shards: Vec<Container>,
-    /// Where every parameter is, by what it is: weights and biases apart.
-    places: BTreeMap<(Identity, &'static str), Place>,
+    /// Where every parameter is, by what it is.
+    places: BTreeMap<(Identity, Param), Place>,
+}
+
+/// Weights and biases are apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Param {
+    Weight,
+    Bias,
 }
 
 /// Where a parameter is.
@@ -53,10 +60,8 @@ impl Checkpoint {
         let mut places = BTreeMap::new();
         for (shard, file) in shards.iter().enumerate() {
             for tensor in file.names() {
-                let found = PARAMS.iter().find_map(|param| Some((tensor.strip_suffix(param)?, *param)));
-                if let Some((module, param)) = found {
-                    let place = Place { shard, tensor: tensor.to_owned() };
-                    places.insert((identify(module), param), place);
+                if let Some(key) = parameter_of(tensor) {
+                    places.insert(key, Place { shard, tensor: tensor.to_owned() });
                 }
             }
         }
@@ -78,16 +83,33 @@ impl Checkpoint {
 
     /// The weight of a module.
     pub fn weight(&self, module: &Identity) -> Option<Parameter<'_>> {
-        self.parameter(module, PARAMS[0])
+        self.parameter(module, Param::Weight)
     }
 
     /// The bias of a module.
     pub fn bias(&self, module: &Identity) -> Option<Parameter<'_>> {
-        self.parameter(module, PARAMS[1])
+        self.parameter(module, Param::Bias)
     }
 
-    fn parameter(&self, module: &Identity, param: &'static str) -> Option<Parameter<'_>> {
-        // What the checkpoint has as the file says it, or else as a part of what it has whole.
+    /// The weight of a module, whole or in the parts that the checkpoint has it in, in the order of its outputs; none if
+    /// any is missing.
+    pub fn weight_parts(&self, module: &Identity) -> Vec<Parameter<'_>> {
+        self.parts(module, Param::Weight)
+    }
+
+    /// The same of its bias.
+    pub fn bias_parts(&self, module: &Identity) -> Vec<Parameter<'_>> {
+        self.parts(module, Param::Bias)
+    }
+
+    /// The names of all modules, as the files spell them.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        let module = |place: &'_ Place| place.tensor.rsplit_once('.').map_or(0, |(module, _)| module.len());
+        self.places.values().map(move |place| &place.tensor[..module(place)])
+    }
+
+    fn parameter(&self, module: &Identity, param: Param) -> Option<Parameter<'_>> {
+        // What the checkpoint has as the name says it, or else as a part of what it has whole.
         let whole = Identity { rows: Rows::WHOLE, ..module.clone() };
         let (place, part) = match self.places.get(&(module.clone(), param)) {
             Some(place) => (place, Rows::WHOLE),
@@ -100,10 +122,46 @@ impl Checkpoint {
         let range = part.start * unit..(part.start + part.len) * unit;
         Some(Parameter { name: &place.tensor, file, view, rows: range, swapped: part.swapped })
     }
+
+    fn parts(&self, module: &Identity, param: Param) -> Vec<Parameter<'_>> {
+        if let Some(whole) = self.parameter(module, param) {
+            return vec![whole];
+        }
+        let same =
+            |identity: &Identity| (identity.component, &identity.path) == (module.component, &module.path);
+        let mut keys: Vec<&Identity> = self
+            .places
+            .keys()
+            .filter(|(identity, of)| *of == param && same(identity))
+            .map(|(identity, _)| identity)
+            .collect();
+        keys.sort_by_key(|identity| identity.rows.start);
+        let mut next = 0;
+        for Identity { rows, .. } in &keys {
+            if rows.start != next || rows.of != keys[0].rows.of {
+                return Vec::new();
+            }
+            next += rows.len;
+        }
+        if module.rows != Rows::WHOLE || keys.first().is_none_or(|first| first.rows.of != next) {
+            return Vec::new();
+        }
+        keys.into_iter().filter_map(|identity| self.parameter(identity, param)).collect()
+    }
 }
 
-/// The endings of parameters' names.
-const PARAMS: [&str; 2] = [".weight", ".bias"];
+/// The endings of parameters' names, first those of weights. OpenCLIP's fused attention has no dot there.
+const WEIGHTS: [(&str, &str); 2] = [(".weight", ""), (".in_proj_weight", ".in_proj")];
+const BIASES: [(&str, &str); 2] = [(".bias", ""), (".in_proj_bias", ".in_proj")];
+
+/// The module and the parameter that a tensor's name stands for, if it is a parameter's.
+fn parameter_of(tensor: &str) -> Option<(Identity, Param)> {
+    let module = |endings: &[(&str, &str)]| {
+        endings.iter().find_map(|(ending, rest)| Some(format!("{}{rest}", tensor.strip_suffix(ending)?)))
+    };
+    let weight = module(&WEIGHTS).map(|module| (identify(&module), Param::Weight));
+    weight.or_else(|| module(&BIASES).map(|module| (identify(&module), Param::Bias)))
+}
 
 impl Parameter<'_> {
     /// Its shape, of the rows that are meant.
@@ -209,6 +267,30 @@ mod tests {
             assert_eq!(part.to_matrix::<f32>(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
             assert!(model.weight(&identify("lora_unet_conv_out")).is_none());
         }
+    }
+
+    #[test]
+    fn fused_weights_and_their_parts_are_found_in_either_form() {
+        let folder = TempDir::new().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let attention = "transformer_blocks.0.attn";
+        let names = ["to_k", "to_q", "to_v"].map(|part| format!("{attention}.{part}.weight"));
+        let split: Vec<(&str, &[usize])> = names.iter().map(|name| (name.as_str(), &[2, 3][..])).collect();
+        write(&file("split.safetensors"), &split);
+        write(&file("fused.safetensors"), &[("double_blocks.0.img_attn.qkv.weight", &[6, 3])]);
+        let names = |checkpoint: &Checkpoint, module: &str| -> Vec<(String, Range<usize>)> {
+            let parts = checkpoint.weight_parts(&identify(module));
+            parts.into_iter().map(|part| (part.name.to_owned(), part.rows)).collect()
+        };
+        let (split, fused) = ("split.safetensors", "fused.safetensors");
+        let [split, fused] = [split, fused].map(|name| Checkpoint::open(file(name)).unwrap());
+        let whole = "lora_unet_double_blocks_0_img_attn_qkv";
+        let rows = |part: &str| (format!("{attention}.{part}.weight"), 0..2);
+        assert_eq!(names(&split, whole), [rows("to_q"), rows("to_k"), rows("to_v")]);
+        assert_eq!(names(&fused, whole), [("double_blocks.0.img_attn.qkv.weight".to_owned(), 0..6)]);
+        let part = names(&fused, &format!("transformer.{attention}.to_v"));
+        assert_eq!(part, [("double_blocks.0.img_attn.qkv.weight".to_owned(), 4..6)]);
+        assert_eq!(split.modules().collect::<Vec<_>>().len(), 3);
     }
 
     #[test]

@@ -5,10 +5,21 @@
 //! vocabulary, so that two files speak of the same layer exactly if their identities are equal, and a new architecture
 //! whose files agree on a vocabulary needs no rule at all.
 
+mod architecture;
 mod block;
 mod checkpoint;
+mod dialect;
 mod name;
+mod nearest;
+mod rules;
+#[cfg(test)]
+mod sdxl;
+mod words;
 
+pub use architecture::{Architecture, Sureness, architecture};
 pub use block::Block;
 pub use checkpoint::{Checkpoint, Parameter};
-pub use name::{Component, Identity, Rows, identify};
+pub use dialect::{Dialect, Naming};
+pub use name::{Component, Identity, Rows, identify, identify_shaped};
+pub use nearest::nearest;
+pub use rules::Vocabulary;

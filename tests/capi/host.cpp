@@ -116,6 +116,18 @@ int main(int argc, char **argv) {
     CHECK(built.layer_count() == 97 && built.delta<float>(0) == lokr.delta<float>(0) && built.metadata("a") == "b");
     CHECK(built.metadata_keys().front() == "a");
 
+    // Baking into what is not the model of the adapter.
+    const std::size_t conv_shape[] = {32, 3, 3, 3};
+    const std::vector<float> zeros(32 * 3 * 3 * 3);
+    const lycomerge::Span<const std::uint8_t> zero_bytes(reinterpret_cast<const std::uint8_t *>(zeros.data()),
+                                                         sizeof(float) * zeros.size());
+    lycomerge::Builder difference;
+    difference.add("lora_unet_x.diff", LYCO_DTYPE_F32, {conv_shape, 4}, zero_bytes);
+    Merge nothing;
+    nothing.add(difference.finish("nothing"));
+    CHECK(failure([&] { nothing.bake(scratch + "no model", scratch + "baked"); }) == LYCO_STATUS_IO);
+    CHECK(failure([&] { nothing.bake(scratch + "saved.safetensors", scratch + "baked", 3); }) == LYCO_STATUS_MISMATCH);
+
     // The report by layer, and its recipe once more.
     CHECK(report.layer_count() == 97 && report.layer(0).name == kept.layer(0).name);
     Merge repeated;

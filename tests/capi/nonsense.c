@@ -229,6 +229,14 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_run_to(merge, NULL, NULL, NULL, &report, &error));
     FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_run_to(merge, BAD_UTF8, NULL, NULL, &report, &error));
 
+    lyco_bake_options how = {.struct_size = sizeof how, .stochastic = 2};
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_bake(NULL, "x", path, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_bake(merge, NULL, path, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_bake(merge, "x", NULL, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_bake(merge, BAD_UTF8, path, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_merge_bake(merge, "x", path, &how, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_IO, lyco_merge_bake(merge, "no such model", path, NULL, NULL, NULL, &report, &error));
+
     /* There is nothing to merge yet. */
     FAILS(LYCO_STATUS_OPTION, lyco_merge_forecast(merge, NULL, NULL, &forecast, &error));
     FAILS(LYCO_STATUS_OPTION, lyco_merge_run(merge, NULL, NULL, &result, &report, &error));

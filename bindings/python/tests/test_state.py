@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 import unittest
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,31 @@ class NumPy(unittest.TestCase):
 
         with self.assertRaises(LookupError):
             merge.deltas(refuse)
+
+    def test_a_merge_is_baked_into_a_checkpoint(self) -> None:
+        import numpy
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        weights = {
+            f"model.diffusion_model.{layer.name.removeprefix('lora_unet_')}.weight": numpy.ones(
+                (layer.rows, layer.cols), "f4"
+            )
+            for layer in adapter.layers
+        }
+        # What is no adapter's layer is told of, tensor by tensor.
+        with tempfile.TemporaryDirectory() as folder, self.assertLogs("lycomerge", "WARNING"):
+            base, baked = Path(folder, "base.safetensors"), Path(folder, "baked.safetensors")
+            lycomerge.Adapter.from_state_dict(
+                weights | {"lora_unet_x.diff": numpy.zeros((1, 1), "f4")}, skip_unknown=True
+            ).save(base)
+            report = lycomerge.Merge().add(adapter, 0.5).bake(base, baked)
+            self.assertEqual(len(report.data["tensors"]), 97)
+            self.assertAlmostEqual(report.data["kept"], 1.0, places=4)
+            found = lycomerge.Adapter.open(baked, skip_unknown=True)
+            for index, layer in enumerate(adapter.layers):
+                name = f"model.diffusion_model.{layer.name.removeprefix('lora_unet_')}.weight"
+                truth = 1 + 0.5 * adapter.delta(index, "F64").numpy()
+                self.assertLess(numpy.abs(found.tensor(name).numpy() - truth).max(), 1e-6)
 
     def test_tensors_go_by_dlpack(self) -> None:
         import numpy

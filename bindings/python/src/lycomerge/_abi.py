@@ -96,6 +96,14 @@ class lyco_forecast(Structure):
     ]
 
 
+class lyco_bake_options(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("stochastic", c_uint32),
+        ("seed", c_uint64),
+    ]
+
+
 class lyco_layer_report(Structure):
     _fields_ = [
         ("struct_size", c_uint32),
@@ -211,6 +219,8 @@ def declare(library: CDLL) -> None:
     library.lyco_merge_new.restype = c_void_p
     library.lyco_merge_add.argtypes = [c_void_p, c_void_p, c_double, POINTER(c_void_p)]
     library.lyco_merge_add.restype = c_uint32
+    library.lyco_merge_set_block_weights.argtypes = [c_void_p, c_size_t, c_char_p, POINTER(c_void_p)]
+    library.lyco_merge_set_block_weights.restype = c_uint32
     library.lyco_merge_set.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(c_void_p)]
     library.lyco_merge_set.restype = c_uint32
     library.lyco_merge_set_recipe.argtypes = [c_void_p, c_char_p, POINTER(c_void_p)]
@@ -231,6 +241,8 @@ def declare(library: CDLL) -> None:
     library.lyco_adapter_delta_norm.restype = c_uint32
     library.lyco_merge_deltas.argtypes = [c_void_p, lyco_delta_callback, lyco_progress_callback, c_void_p, POINTER(c_void_p)]
     library.lyco_merge_deltas.restype = c_uint32
+    library.lyco_merge_bake.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(lyco_bake_options), lyco_progress_callback, c_void_p, POINTER(c_void_p), POINTER(c_void_p)]
+    library.lyco_merge_bake.restype = c_uint32
     library.lyco_report_relative_error.argtypes = [c_void_p]
     library.lyco_report_relative_error.restype = c_double
     library.lyco_report_json.argtypes = [c_void_p]

@@ -162,6 +162,27 @@ class Merge:
         _watched(progress, library.lyco_merge_run, self._handle, outputs=[merged._handle, report._handle])
         return merged, report
 
+    def bake(
+        self,
+        base: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        *,
+        stochastic_seed: int | None = None,
+        progress: Progress = None,
+    ) -> Report:
+        """Adds the merge to the weights of the checkpoint `base`, and writes the whole model to `path` in the
+        checkpoint's own dtypes. With a seed, 8-bit and 16-bit weights are rounded at random, so that small changes are
+        kept on average. The report's `data` has what became of every tensor."""
+        options = _abi.lyco_bake_options(
+            ctypes.sizeof(_abi.lyco_bake_options), stochastic_seed is not None, stochastic_seed or 0
+        )
+        report = Report()
+        _watched(
+            progress, library.lyco_merge_bake, self._handle, os.fspath(base).encode(), os.fspath(path).encode(),
+            ctypes.byref(options), outputs=[report._handle],
+        )  # fmt: skip
+        return report
+
     def run_to(self, path: str | os.PathLike[str], progress: Progress = None) -> Report:
         """Merges into a file, which appears under its name only when it is whole."""
         report = Report()

@@ -1,0 +1,481 @@
+//! Merged adapters added to a checkpoint's weights: W + ΔW, stored in the checkpoint's own dtypes.
+//!
+//! The output has the checkpoint's tensors in the checkpoint's order, so its header is known at once and the data are
+//! written in one pass: what no layer changes is copied, byte for byte, while workers make what comes next. What dtype
+//! rounding leaves of ΔW is measured for every tensor.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
+
+use super::engine::{Run, Work};
+use super::plan::{Site, Target};
+use super::recipe::Recipe;
+use super::{Context, Merge, Watch, plan, summarise};
+use crate::adapter::Param;
+use crate::compute::round::Rounder;
+use crate::delta::Delta;
+use crate::delta::dense::Rows;
+use crate::delta::joint::Joint;
+use crate::error::{Error, Result};
+use crate::file::{AtomicFile, Container, FixedWriter, Outline};
+use crate::model::{Checkpoint, Parameter, identify, nearest};
+use crate::tensor::{Dtype, Real, TensorView};
+
+pub use crate::compute::round::Rounding;
+
+/// What layers in work and results that wait may take together, if nothing is said: more would not make it faster.
+const MEMORY: u64 = 256 << 20;
+
+/// Entries that are worked on at once.
+const TILE: usize = 1 << 17;
+
+/// What baking says about itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct BakeReport {
+    /// The version of lycomerge that made it.
+    pub lycomerge: &'static str,
+    /// What was asked for.
+    pub recipe: Recipe,
+    /// The checkpoint that it began with.
+    pub base: PathBuf,
+    /// Where the output went.
+    pub output: PathBuf,
+    /// The output's size.
+    pub bytes: u64,
+    /// How numbers were rounded: `nearest`, or `stochastic` with its seed.
+    pub rounding: String,
+    /// ‖stored − (W + ΔW)‖ / ‖ΔW‖ over the whole file.
+    pub error: f64,
+    /// The part of ΔW that is in the stored weights: ⟨stored − W, ΔW⟩ / ‖ΔW‖² over the whole file.
+    pub kept: f64,
+    /// Numbers that the dtype's largest stands for.
+    pub saturated: usize,
+    /// The tensors that were changed, in the order of their names.
+    pub tensors: Vec<BakedTensor>,
+    /// How many tensors were copied as they are.
+    pub copied: usize,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// One changed tensor's part of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct BakedTensor {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its dtype.
+    pub dtype: &'static str,
+    /// Its extents.
+    pub shape: Vec<usize>,
+    /// ‖ΔW‖
+    pub norm: f64,
+    /// ‖stored − (W + ΔW)‖ / ‖ΔW‖
+    pub error: f64,
+    /// ⟨stored − W, ΔW⟩ / ‖ΔW‖²
+    pub kept: f64,
+    /// Numbers that the dtype's largest stands for.
+    pub saturated: usize,
+}
+
+/// Sums over the entries of a tensor, or a file.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    /// Σ ΔW²
+    delta: f64,
+    /// Σ (stored − W − ΔW)²
+    wrong: f64,
+    /// Σ (stored − W) ΔW
+    along: f64,
+    saturated: usize,
+}
+
+impl Sums {
+    fn add(&mut self, other: Self) {
+        self.delta += other.delta;
+        self.wrong += other.wrong;
+        self.along += other.along;
+        self.saturated += other.saturated;
+    }
+
+    fn error(&self) -> f64 {
+        if self.delta > 0.0 { (self.wrong / self.delta).sqrt() } else { 0.0 }
+    }
+
+    fn kept(&self) -> f64 {
+        if self.delta > 0.0 { self.along / self.delta } else { 1.0 }
+    }
+}
+
+/// A tensor of the checkpoint, and the targets that change it.
+struct Job<'a> {
+    file: &'a Container,
+    name: &'a str,
+    view: TensorView<'a>,
+    /// What the stored numbers are multiplied by.
+    scale: f64,
+    parts: Vec<(&'a Target<'a>, Vec<Window>)>,
+}
+
+/// Rows of the tensor, and the rows of a target's delta that are added to them.
+#[derive(Clone, Copy)]
+struct Window {
+    tensor: usize,
+    delta: usize,
+    len: usize,
+}
+
+impl Work for Job<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    /// What is stored of it, the factors in three copies, and tiles.
+    fn working_set(&self) -> u64 {
+        let layers = self.parts.iter().flat_map(|(target, _)| &target.sources);
+        let numbers = layers.map(|(_, layer)| layer.numbers).fold(0, usize::saturating_add);
+        let tiles = 4 * 8 * TILE.max(self.view.shape.iter().skip(1).product());
+        (self.view.data.len() + tiles).saturating_add(numbers.saturating_mul(24)) as u64
+    }
+}
+
+/// A changed tensor.
+struct Baked {
+    data: Vec<u8>,
+    sums: Sums,
+}
+
+impl Merge {
+    /// Adds the merge to the weights of `base` and writes the whole model to `path`: one safetensors file, with the
+    /// tensors, dtypes and metadata of the checkpoint. Options about the stored form of an adapter count for nothing.
+    ///
+    /// # Errors
+    /// A layer whose module the checkpoint doesn't have, or has in another shape, and whatever is wrong with inputs,
+    /// options or the disk; nothing is left behind then.
+    pub fn bake(
+        &self,
+        base: &Checkpoint,
+        path: &Path,
+        rounding: Rounding,
+        watch: Watch<'_>,
+    ) -> Result<BakeReport> {
+        let mut run = Run::new(self.options.threads, self.options.memory.or(Some(MEMORY)), watch)?;
+        let sites = plan::sites(&self.inputs)?;
+        let context = self.context(&run, &sites)?;
+        let (jobs, mut warnings) = self.jobs(base, &sites)?;
+        let recipe = Recipe::of(&self.inputs, &self.options, &AtomicBool::new(false));
+
+        let order: Vec<(&Container, &str)> = base
+            .files()
+            .iter()
+            .flat_map(|file| file.names_by_place().into_iter().map(move |name| (file, name)))
+            .collect();
+        let place: BTreeMap<&str, usize> =
+            order.iter().enumerate().map(|(at, (_, name))| (*name, at)).collect();
+        let mut ordered: Vec<&Job<'_>> = jobs.values().collect();
+        ordered.sort_by_key(|job| place[job.name]);
+
+        let outlines: Vec<Outline> = order.iter().filter_map(|(file, name)| outline(file, name)).collect();
+        let file = AtomicFile::create(path)?;
+        let mut writer = FixedWriter::new(file, path, &outlines, &metadata(base, &recipe))?;
+        let (mut written, mut total, mut tensors) = (0, Sums::default(), Vec::new());
+        run.stage("baking");
+        run.for_each(
+            &ordered,
+            |job| context.bake(job, rounding),
+            |job, baked| {
+                let until = place[job.name];
+                copy(&order[written..until], &mut writer)?;
+                writer.push(&baked.data)?;
+                written = until + 1;
+                total.add(baked.sums);
+                tensors.push(BakedTensor::of(job, baked.sums));
+                Ok(())
+            },
+        )
+        .map_err(|e| if e.layer().is_some() { e.in_file(base.path()) } else { e })?;
+        copy(&order[written..], &mut writer)?;
+        let (file, bytes) = writer.finish()?;
+        file.commit()?;
+        tensors.sort_by(|x, y| x.name.cmp(&y.name));
+        warnings.extend(self.inputs.iter().flat_map(|input| input.adapter.warnings().to_vec()));
+        Ok(BakeReport {
+            lycomerge: env!("CARGO_PKG_VERSION"),
+            recipe,
+            base: base.path().to_owned(),
+            output: path.to_owned(),
+            bytes,
+            rounding: match rounding {
+                Rounding::Nearest => "nearest".to_owned(),
+                Rounding::Stochastic(seed) => format!("stochastic, seed {seed}"),
+            },
+            error: total.error(),
+            kept: total.kept(),
+            saturated: total.saturated,
+            copied: order.len() - tensors.len(),
+            tensors,
+            warnings: summarise(warnings.into_iter()),
+        })
+    }
+
+    /// The tensors to change, by name, and what was left out.
+    fn jobs<'a>(
+        &self,
+        base: &'a Checkpoint,
+        sites: &'a [Site<'a>],
+    ) -> Result<(BTreeMap<&'a str, Job<'a>>, Vec<String>)> {
+        let mut jobs: BTreeMap<&str, Job<'_>> = BTreeMap::new();
+        let (mut missing, mut warnings) = (Vec::new(), Vec::new());
+        for target in sites.iter().flat_map(|site| &site.targets) {
+            let module = identify(&target.id.module);
+            let parameters = match target.id.param {
+                Param::Weight => base.weight_parts(&module),
+                Param::Bias => base.bias_parts(&module),
+            };
+            if parameters.is_empty() {
+                // Trainers write a norm's bias even where it has none.
+                match target.id.param {
+                    Param::Bias if target.norm => warnings.push(format!(
+                        "{}: the checkpoint's norm layer has no bias, so what the adapter does to it is left out",
+                        target.id.module
+                    )),
+                    _ => missing.push(target),
+                }
+            }
+            check_shape(target, &parameters)
+                .map_err(|e| e.in_layer(&target.id.module).in_file(base.path()))?;
+            let mut first = 0;
+            for parameter in &parameters {
+                let job = match jobs.entry(parameter.name) {
+                    Entry::Occupied(job) => job.into_mut(),
+                    Entry::Vacant(place) => place.insert(Job::of(parameter)?),
+                };
+                job.parts.push((target, windows(parameter, first)));
+                first += parameter.rows.len();
+            }
+        }
+        match missing.first() {
+            None => Ok((jobs, warnings)),
+            Some(first) => {
+                let input = &self.inputs[first.sources[0].0].adapter;
+                let others = match missing.len() {
+                    1 => String::new(),
+                    n => format!(", nor those of {} other layers", n - 1),
+                };
+                let near = match nearest(&first.id.module, base.modules()) {
+                    Some(near) => format!(" (the most similar is '{near}')"),
+                    None => String::new(),
+                };
+                let message = format!(
+                    "the checkpoint {} has no {} of this module{near}{others}; is it the model that the adapter was \
+                     trained on?",
+                    base.path().display(),
+                    first.id.param.name()
+                );
+                Err(Error::mismatch(message).in_layer(&first.id.module).in_file(input.path()))
+            }
+        }
+    }
+}
+
+impl<'a> Job<'a> {
+    /// A tensor that nothing changes yet.
+    fn of(parameter: &Parameter<'a>) -> Result<Self> {
+        let &Parameter { name, file, view, .. } = parameter;
+        let quantised = || {
+            let dtype = view.dtype.name();
+            let message = format!(
+                "holds {dtype} numbers, whose meaning isn't known; bake into a checkpoint that isn't quantised"
+            );
+            Err(Error::unsupported(message))
+        };
+        let scale = if view.dtype.is_float() { scale(file, name) } else { quantised() };
+        let scale = scale.map_err(|e| e.in_layer(name).in_file(file.path()))?;
+        Ok(Self { file, name, view, scale, parts: Vec::new() })
+    }
+}
+
+/// What an 8-bit weight's stored numbers are multiplied by, as scaled checkpoints say it in a tensor beside it.
+fn scale(file: &Container, name: &str) -> Result<f64> {
+    const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
+    let Some(module) = name.strip_suffix("weight") else { return Ok(1.0) };
+    let Some((beside, view)) = NAMES.iter().find_map(|scale| {
+        let beside = format!("{module}{scale}");
+        file.get(&beside).map(|view| (beside, view))
+    }) else {
+        return Ok(1.0);
+    };
+    match view.to_reals::<f64>()[..] {
+        [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
+        [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
+        _ => Err(Error::unsupported(format!(
+            "has a scale for every part, '{beside}'; one for all of it is understood"
+        ))),
+    }
+}
+
+/// Refuses a target whose shape is not the checkpoint's.
+fn check_shape(target: &Target<'_>, parameters: &[Parameter<'_>]) -> Result<()> {
+    let Some(first) = parameters.first() else { return Ok(()) };
+    let shape = &target.shape;
+    let rows: usize = parameters.iter().map(|parameter| parameter.rows.len()).sum();
+    let entries: usize = parameters.iter().map(|parameter| parameter.shape().iter().product::<usize>()).sum();
+    if (shape.rows, shape.rows * shape.cols) == (rows, entries) {
+        return Ok(());
+    }
+    let there: Vec<_> = first.shape().iter().map(usize::to_string).collect();
+    Err(Error::mismatch(format!(
+        "has {} in the checkpoint ('{}'), and the adapter changes {shape}; is it the model that the adapter was trained \
+         on?",
+        there.join("×"),
+        first.name
+    )))
+}
+
+/// Which rows of the checkpoint's tensor a target's rows from `first` on are added to.
+fn windows(parameter: &Parameter<'_>, first: usize) -> Vec<Window> {
+    let (start, rows) = (parameter.rows.start, parameter.rows.len());
+    if !parameter.swapped {
+        return vec![Window { tensor: start, delta: first, len: rows }];
+    }
+    let half = rows / 2;
+    vec![
+        Window { tensor: start, delta: first + half, len: rows - half },
+        Window { tensor: start + rows - half, delta: first, len: half },
+    ]
+}
+
+fn outline(file: &Container, name: &str) -> Option<Outline> {
+    let TensorView { dtype, shape, .. } = file.get(name)?;
+    Some(Outline { name: name.to_owned(), dtype, shape: shape.to_vec() })
+}
+
+/// Copies tensors as they are.
+fn copy(tensors: &[(&Container, &str)], writer: &mut FixedWriter<AtomicFile>) -> Result<()> {
+    tensors.iter().try_for_each(|(file, name)| file.for_each_block(name, |block| writer.push(block)))
+}
+
+/// The checkpoint's metadata without what is no longer true, and the recipe.
+fn metadata(base: &Checkpoint, recipe: &Recipe) -> BTreeMap<String, String> {
+    const HASHES: [&str; 3] = ["sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"];
+    let mut all: BTreeMap<String, String> =
+        base.files().iter().flat_map(|file| file.metadata().clone()).collect();
+    all.retain(|key, _| !HASHES.contains(&key.as_str()));
+    all.insert("lycomerge_recipe".to_owned(), serde_json::json!(recipe).to_string());
+    all
+}
+
+impl Context<'_> {
+    fn bake(&self, job: &Job<'_>, rounding: Rounding) -> Result<Baked> {
+        match job.view.dtype {
+            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, rounding),
+            _ => self.bake_in::<f32>(job, rounding),
+        }
+    }
+
+    /// In float64 where the terms of a delta cancel.
+    fn bake_in<T: Real>(&self, job: &Job<'_>, rounding: Rounding) -> Result<Baked> {
+        let merged = job.parts.iter().map(|(target, _)| Ok(self.merged::<T>(target)?.delta));
+        let deltas: Vec<Delta<T>> = merged.collect::<Result<_>>()?;
+        if deltas.iter().any(|delta| Joint::new(delta).cancels()) {
+            return self.bake_in::<f64>(job, rounding);
+        }
+        deltas.iter().try_for_each(Delta::check_formable)?;
+        let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
+        let cols: usize = job.view.shape.iter().skip(1).product();
+        let count = job.view.shape.first().copied().unwrap_or(1);
+        let height = (TILE / cols.max(1)).clamp(1, count.max(1));
+        let rounder = Rounder::new(rounding, job.view.dtype, job.name);
+        let mut baked = Baked { data: Vec::with_capacity(job.view.data.len()), sums: Sums::default() };
+        let (mut tile, mut part) = (Tile::default(), Vec::new());
+        for top in (0..count).step_by(height) {
+            let bottom = count.min(top + height);
+            tile.delta.clear();
+            tile.delta.resize((bottom - top) * cols, T::from_f64(0.0));
+            for (rows, (_, windows)) in rows.iter().zip(&job.parts) {
+                for window in windows {
+                    let (from, to) = (top.max(window.tensor), bottom.min(window.tensor + window.len));
+                    if from < to {
+                        let first = window.delta + from - window.tensor;
+                        part.resize((to - from) * cols, T::from_f64(0.0));
+                        rows.write(first..first + to - from, &mut part);
+                        let sums = &mut tile.delta[(from - top) * cols..(to - top) * cols];
+                        sums.iter_mut().zip(&part).for_each(|(sum, x)| *sum += *x);
+                    }
+                }
+            }
+            job.view.read_into(top * cols..bottom * cols, &mut tile.weight);
+            baked.sums.add(tile.bake(job, &rounder, top * cols, &mut baked.data)?);
+        }
+        job.file.used(job.view.data.len());
+        Ok(baked)
+    }
+}
+
+/// Rows of a tensor in work; the memory is used again.
+struct Tile<T> {
+    weight: Vec<T>,
+    delta: Vec<T>,
+    sum: Vec<T>,
+    stored: Vec<T>,
+}
+
+impl<T> Default for Tile<T> {
+    fn default() -> Self {
+        Self { weight: Vec::new(), delta: Vec::new(), sum: Vec::new(), stored: Vec::new() }
+    }
+}
+
+impl<T: Real> Tile<T> {
+    /// Appends W + ΔW as it is stored, and measures what became of ΔW. `first` is the first entry's index.
+    fn bake(&mut self, job: &Job<'_>, rounder: &Rounder, first: usize, out: &mut Vec<u8>) -> Result<Sums> {
+        /// Independent sums, so that the additions need not wait for each other.
+        const LANES: usize = 8;
+        let (scale, inverse) = (T::from_f64(job.scale), T::from_f64(1.0 / job.scale));
+        self.sum.clear();
+        self.sum.extend(self.weight.iter().zip(&self.delta).map(|(w, d)| *w + *d * inverse));
+        let start = out.len();
+        let saturated = rounder.append(&self.sum, first, out)?;
+        let data = &out[start..];
+        let stored = TensorView { dtype: job.view.dtype, shape: &[self.sum.len()], data };
+        stored.read_into(0..self.sum.len(), &mut self.stored);
+        let mut lanes = [[0.0_f64; LANES]; 3];
+        let rows = self.stored.chunks(LANES).zip(self.weight.chunks(LANES)).zip(self.delta.chunks(LANES));
+        for ((stored, weight), delta) in rows {
+            for (lane, ((s, w), d)) in stored.iter().zip(weight).zip(delta).enumerate() {
+                // Exact: both are numbers of the dtype, or differ by little.
+                let moved = ((*s - *w) * scale).to_f64();
+                let d = d.to_f64();
+                lanes[0][lane] += d * d;
+                lanes[1][lane] += (moved - d) * (moved - d);
+                lanes[2][lane] += moved * d;
+            }
+        }
+        let [delta, wrong, along] = lanes.map(|lane| lane.iter().sum());
+        Ok(Sums { delta, wrong, along, saturated })
+    }
+}
+
+impl BakedTensor {
+    fn of(job: &Job<'_>, sums: Sums) -> Self {
+        Self {
+            name: job.name.to_owned(),
+            dtype: job.view.dtype.name(),
+            shape: job.view.shape.to_vec(),
+            norm: sums.delta.sqrt(),
+            error: sums.error(),
+            kept: sums.kept(),
+            saturated: sums.saturated,
+        }
+    }
+}
+
+impl BakeReport {
+    /// All of it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
