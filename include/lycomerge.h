@@ -685,6 +685,19 @@ lyco_status lyco_merge_bake(const lyco_merge *merge,
                             lyco_report **report,
                             lyco_error **error);
 
+/// Stores what the checkpoint `tuned` has more than `base` (both as in lyco_merge_bake) as an adapter at `path`, as the
+/// options of the merge about what to store say it; the merge has no inputs. Without an option about rank, error or
+/// size, "lora" has rank 64 and "loha" 16. Layers without a difference are left out. The report has the layers' errors,
+/// measured on what was stored. `progress` and `report` may be NULL.
+lyco_status lyco_merge_extract(const lyco_merge *merge,
+                               const char *base,
+                               const char *tuned,
+                               const char *path,
+                               lyco_progress_callback progress,
+                               void *user,
+                               lyco_report **report,
+                               lyco_error **error);
+
 /// Reports
 /// =======
 ///

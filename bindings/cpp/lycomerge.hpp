@@ -523,6 +523,19 @@ public:
             [&] { return Report(report); });
     }
 
+    /// Stores what the checkpoint `tuned` has more than `base` as an adapter, as the options about what to store say it;
+    /// this merge has no inputs.
+    Outcome<Report> extract(const std::string &base, const std::string &tuned, const std::string &path,
+                            const Progress &progress = nullptr) const {
+        lyco_report *report = nullptr;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_extract(get(), base.c_str(), tuned.c_str(), path.c_str(), hear, user, &report, error);
+            },
+            [&] { return Report(report); });
+    }
+
     Outcome<Forecast> forecast(const Progress &progress = nullptr) const {
         lyco_forecast found{};
         found.struct_size = sizeof found;

@@ -16,6 +16,9 @@ pub(crate) const MERGE: &str = "merge";
 /// The name of the subcommand that bakes.
 pub(crate) const BAKE: &str = "bake";
 
+/// The name of the subcommand that extracts.
+pub(crate) const EXTRACT: &str = "extract";
+
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
 const COMBINING: [&str; 6] = ["strategy", "normalize", "norm-threshold", "skip-unknown", "threads", "memory"];
 
@@ -81,6 +84,16 @@ multiplied with the result.
   A preset for every model, and another for the first:
     lycomerge merge a.safetensors b.safetensors --block-presets lbw.txt --block-weights INS --block-weights 1:OUTS";
 
+const EXTRACT_EXAMPLES: &str = "\
+Examples:
+  What a training changed, as a LoRA of rank 64:
+    lycomerge extract sdxl.safetensors finetuned.safetensors -o training.safetensors
+  At the rank that each layer needs for 95 % of its norm, at most 128:
+    lycomerge extract sdxl.safetensors finetuned.safetensors --sv-fro 0.95 --rank 128 -o training.safetensors
+  The best that 300 MB can hold, and the difference itself:
+    lycomerge extract sdxl.safetensors finetuned.safetensors --max-size 300MB -o small.safetensors
+    lycomerge extract sdxl.safetensors finetuned.safetensors --format full -o whole.safetensors";
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   What a file is, where in the model it acts, and how strongly:
@@ -103,6 +116,7 @@ pub(crate) fn command() -> Command {
         .subcommand(merge())
         .subcommand(convert())
         .subcommand(bake())
+        .subcommand(extract())
         .subcommand(inspect())
 }
 
@@ -274,6 +288,47 @@ fn bake() -> Command {
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .help("Write the report, with what became of every tensor's ΔW, as JSON"),
+            switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
+        ])
+}
+
+fn extract() -> Command {
+    let model =
+        "a safetensors or PyTorch file, the index of several (*.index.json), or a folder with one of these";
+    let checkpoint = |id: &'static str, value: &'static str, help: String| {
+        Arg::new(id).value_name(value).required(true).value_parser(value_parser!(PathBuf)).help(help)
+    };
+    let table = storing().map(|arg| match arg.get_id().as_str() {
+        "quality" => arg.help("exact (1 % error) or good (20 %, no visible difference was measured)"),
+        "rank" => arg.help(
+            "The largest rank of lora and loha, and of w2 in lokr [default: 64, and 16 for loha, if nothing else is said \
+             about error or size]",
+        ),
+        "factor" => arg.help("The factor of lokr, which needs it; 1 stores w1 = [[1]], which holds anything"),
+        "skip-unknown" => {
+            arg.help("Leave out layers whose shapes differ, instead of refusing the checkpoints")
+        }
+        "memory" => arg.help("What layers in work may take together, such as 2GiB [default: 1GiB]"),
+        _ => arg,
+    });
+    Command::new(EXTRACT)
+        .about("Store what training changed in a checkpoint as an adapter, and say how exact it is")
+        .arg_required_else_help(true)
+        .after_help(format!("{EXTRACT_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            checkpoint("base", "BASE", format!("The checkpoint before training: {model}")),
+            checkpoint("tuned", "TUNED", "The checkpoint after it, in any dtype and naming".to_owned()),
+            output().required(true).help("The adapter; it appears when it is whole"),
+        ])
+        .next_help_heading("What to store")
+        .args(table)
+        .next_help_heading("What to say")
+        .args([
+            Arg::new("metadata")
+                .long("metadata")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write the report, with the error of every layer, as JSON"),
             switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
         ])
 }

@@ -12,6 +12,7 @@ use lycomerge::file::{AtomicFile, FileKind};
 use lycomerge::fit::Format;
 use lycomerge::merge::blocks::{BlockWeights, Presets};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
+use lycomerge::report::LayerReport;
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
 
@@ -272,10 +273,23 @@ fn beside(model: &Path, format: Format) -> PathBuf {
 
 /// `mix.safetensors: 97 layers (81 LoRA, 16 LoKr), 3.2 MB, error 0.031 %, 1.4 s`.
 fn summary(report: &Report, path: &Path, took: Duration) -> String {
-    let mut names: Vec<&str> = report.layers.iter().map(|layer| layer.name.as_str()).collect();
+    let left_out = if report.skipped > 0 { format!(", {} left out", report.skipped) } else { String::new() };
+    format!(
+        "{}: {}{left_out}, {}, error {}, {:.1} s\n",
+        one_line(&path.to_string_lossy()),
+        layers(&report.layers),
+        size(report.bytes),
+        percent(report.error),
+        took.as_secs_f64()
+    )
+}
+
+/// `97 layers (81 LoRA, 16 LoKr)`
+pub(crate) fn layers(layers: &[LayerReport]) -> String {
+    let mut names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
     names.dedup();
     let mut families: Vec<(&str, usize)> = Vec::new();
-    for layer in report.layers.iter().filter(|layer| layer.param == "weight") {
+    for layer in layers.iter().filter(|layer| layer.param == "weight") {
         match families.iter_mut().find(|(family, _)| *family == layer.family) {
             Some((_, count)) => *count += 1,
             None => families.push((layer.family, 1)),
@@ -286,15 +300,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
         [(family, _)] => (*family).to_owned(),
         several => several.iter().map(|(family, n)| format!("{n} {family}")).collect::<Vec<_>>().join(", "),
     };
-    let left_out = if report.skipped > 0 { format!(", {} left out", report.skipped) } else { String::new() };
-    format!(
-        "{}: {} ({families}){left_out}, {}, error {}, {:.1} s\n",
-        one_line(&path.to_string_lossy()),
-        count(names.len(), "layer"),
-        size(report.bytes),
-        percent(report.error),
-        took.as_secs_f64()
-    )
+    format!("{} ({families})", count(names.len(), "layer"))
 }
 
 /// Puts a text at `path`, whole or not at all.

@@ -285,35 +285,8 @@ impl<'a> Job<'a> {
     /// A tensor that nothing changes yet.
     fn of(parameter: &Parameter<'a>) -> Result<Self> {
         let &Parameter { name, file, view, .. } = parameter;
-        let quantised = || {
-            let dtype = view.dtype.name();
-            let message = format!(
-                "holds {dtype} numbers, whose meaning isn't known; bake into a checkpoint that isn't quantised"
-            );
-            Err(Error::unsupported(message))
-        };
-        let scale = if view.dtype.is_float() { scale(file, name) } else { quantised() };
-        let scale = scale.map_err(|e| e.in_layer(name).in_file(file.path()))?;
+        let scale = parameter.scale()?;
         Ok(Self { file, name, view, scale, parts: Vec::new() })
-    }
-}
-
-/// What an 8-bit weight's stored numbers are multiplied by, as scaled checkpoints say it in a tensor beside it.
-fn scale(file: &Container, name: &str) -> Result<f64> {
-    const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
-    let Some(module) = name.strip_suffix("weight") else { return Ok(1.0) };
-    let Some((beside, view)) = NAMES.iter().find_map(|scale| {
-        let beside = format!("{module}{scale}");
-        file.get(&beside).map(|view| (beside, view))
-    }) else {
-        return Ok(1.0);
-    };
-    match view.to_reals::<f64>()[..] {
-        [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
-        [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
-        _ => Err(Error::unsupported(format!(
-            "has a scale for every part, '{beside}'; one for all of it is understood"
-        ))),
     }
 }
 

@@ -8,12 +8,14 @@ pub mod bake;
 pub mod blocks;
 mod deltas;
 mod engine;
+pub mod extract;
 mod factor;
 mod forecast;
 mod labels;
 pub mod options;
 mod plan;
 pub mod recipe;
+mod store;
 pub mod strategy;
 
 use std::collections::BTreeMap;
@@ -22,13 +24,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, write};
+use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta};
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, FitOptions, Fitter, Format, Inherited, Purpose, budget};
-use crate::report::{LayerReport, Report, TensorReport};
+use crate::fit::{Bound, FitOptions, Fitter, Format, Purpose, budget};
+use crate::report::{LayerReport, Report};
 use crate::tensor::{Dtype, Real, encode};
 
 pub use blocks::BlockWeights;
@@ -38,6 +40,7 @@ pub use options::{Options, Quality, Space};
 
 use plan::{Merged, Shares, Site, Target};
 use recipe::Recipe;
+use store::Place;
 use strategy::Strategy;
 
 /// An adapter and its weight.
@@ -356,30 +359,19 @@ impl Merge {
                 key_shares = factor::key_shares(run, &self.inputs, sites)?;
             }
         }
-        let fit = FitOptions {
-            format: options.format,
-            dtype: options.dtype,
-            factor: options.factor,
-            match_norm: options.match_norm || options.quality == Some(Quality::Compact),
-        };
-        Ok(Context { inputs: &self.inputs, options, strategy: (row.make)(options), shares, key_shares, fit })
+        Ok(Context {
+            inputs: &self.inputs,
+            options,
+            strategy: (row.make)(options),
+            shares,
+            key_shares,
+            fit: options.fit(),
+        })
     }
 
     /// What every layer's fit must keep to, before any size limit.
     fn plain_bound(&self) -> Bound {
-        let options = &self.options;
-        let named = options.quality.map(|quality| match quality {
-            Quality::Good => 0.2,
-            Quality::Exact | Quality::Compact => budget::EXACT,
-        });
-        let default = if options.format == Format::Auto { budget::EXACT } else { 0.0 };
-        let tolerance = options.tolerance.or(named);
-        Bound {
-            conv_rank: options.conv_rank,
-            rank_only: tolerance.is_none() && self.size_limit().is_none() && options.format != Format::Auto,
-            rule: options.rank_rule(),
-            ..Bound::new(tolerance.unwrap_or(default), options.rank, options.dtype)
-        }
+        self.options.bound(self.size_limit().is_some())
     }
 
     /// The limit on the output's size, if there is one.
@@ -498,7 +490,11 @@ impl Context<'_> {
             return self.add::<f64>(target, bound, piece);
         }
         let (family, tensors, certificate) = match self.options.space {
-            Space::Delta => self.fit(target, &joint, merged.inherited, bound)?,
+            Space::Delta => {
+                let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
+                let place = Place { shape: &target.shape, param: target.id.param, norm };
+                store::fit(&self.fit, &place, &joint, merged.inherited, bound)?
+            }
             Space::Factor => {
                 let dtype = self.options.dtype;
                 let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
@@ -506,58 +502,16 @@ impl Context<'_> {
                 (target.sources[0].1.family, tensors, certificate)
             }
         };
-        let down = ["lora_down.weight", "lokr_w2_b", "hada_w1_b"];
-        let rank =
-            tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
         let report = LayerReport {
-            name: target.id.module.clone(),
-            param: target.id.param.name(),
-            family: family.name(),
-            shape: target.shape.full(),
-            rank,
             inputs: target.sources.iter().map(|(index, _)| *index).collect(),
             coefficients: merged.coefficients,
-            norm: certificate.norm,
-            error: certificate.error(),
-            direction_error: certificate.direction_error(),
-            tensors: tensors.iter().map(TensorReport::of).collect(),
+            ..store::report(target.id, family, &target.shape, &tensors, &certificate)
         };
         piece.layers.push((report, certificate));
         piece.scaled = piece.scaled.max(merged.scaled);
         piece.flat |= family == Family::Full && target.has_unknown_kernel();
         piece.tensors.extend(tensors);
         Ok(())
-    }
-
-    /// The tensors that store a delta within `bound`, certified. A tolerance is kept by what was stored, not by what
-    /// was foretold: a layer that misses it by the arithmetic's rounding is made again, a little better.
-    fn fit<T: Real>(
-        &self,
-        target: &Target<'_>,
-        joint: &Joint<'_, T>,
-        inherited: Option<Inherited>,
-        bound: Bound,
-    ) -> Result<(Family, Vec<NewTensor>, Certificate)> {
-        let fitter = Fitter::new(joint, &target.shape, &self.fit).inherit(inherited);
-        let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
-        let mut choice = fitter.choose(bound)?;
-        let mut tolerance = bound.tolerance;
-        loop {
-            let (term, scale) = fitter.make(choice)?;
-            let (family, tensors) =
-                write(&term, scale, &target.shape, target.id.param, norm, self.options.dtype)?;
-            let certificate = Certificate::of(&stored_delta(&tensors)?, joint);
-            let missed = certificate.error() > bound.tolerance && choice.point.error <= bound.tolerance;
-            if !missed || bound.tolerance == 0.0 || bound.within_size || self.fit.match_norm {
-                return Ok((family, tensors, certificate));
-            }
-            tolerance *= 0.99 * bound.tolerance / certificate.error();
-            let better = fitter.choose(Bound { tolerance, ..bound })?;
-            if better == choice {
-                return Ok((family, tensors, certificate));
-            }
-            choice = better;
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The recipe: inputs and options as data. It travels in the output's metadata, so that anyone can make the same
 //! bytes again from the same files.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -24,7 +25,7 @@ pub struct Recipe {
     /// The output's dtype.
     pub dtype: String,
     /// The other options that change the result and were set.
-    pub options: std::collections::BTreeMap<&'static str, String>,
+    pub options: BTreeMap<&'static str, String>,
 }
 
 /// One input of a recipe.
@@ -50,36 +51,41 @@ impl Recipe {
             weight: input.weight,
             block_weights: input.blocks.as_ref().map(|blocks| blocks.text().to_owned()),
         };
-        let quality = |quality| match quality {
-            Quality::Exact => "exact",
-            Quality::Good => "good",
-            Quality::Compact => "compact",
-        };
-        let reads = |name| strategy::by_name(&options.strategy).is_ok_and(|row| row.options.contains(&name));
-        let set = [
-            ("normalize", (options.normalize && reads("normalize")).then(|| "true".to_owned())),
-            ("norm-threshold", reads("norm-threshold").then(|| options.norm_threshold.to_string())),
-            ("quality", options.quality.map(|q| quality(q).to_owned())),
-            ("tolerance", options.tolerance.map(|x| x.to_string())),
-            ("rank", options.rank.map(|x| x.to_string())),
-            ("conv-rank", options.conv_rank.map(|x| x.to_string())),
-            ("sv-ratio", options.sv_ratio.map(|x| x.to_string())),
-            ("sv-cumulative", options.sv_cumulative.map(|x| x.to_string())),
-            ("sv-fro", options.sv_fro.map(|x| x.to_string())),
-            ("max-size", options.max_size.map(|x| x.to_string())),
-            ("factor", options.factor.map(|x| x.to_string())),
-            ("match-norm", options.match_norm.then(|| "true".to_owned())),
-            ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
-        ];
         Self {
             inputs: inputs.iter().map(input).collect(),
             strategy: options.strategy.clone(),
             space: if options.space == Space::Delta { "delta" } else { "factor" },
             format: options.format.name(),
             dtype: options.dtype.to_string(),
-            options: set.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+            options: set(options),
         }
     }
+}
+
+/// The options that change the result and were set, besides those that a recipe has a place of its own for.
+pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
+    let quality = |quality| match quality {
+        Quality::Exact => "exact",
+        Quality::Good => "good",
+        Quality::Compact => "compact",
+    };
+    let reads = |name| strategy::by_name(&options.strategy).is_ok_and(|row| row.options.contains(&name));
+    let all = [
+        ("normalize", (options.normalize && reads("normalize")).then(|| "true".to_owned())),
+        ("norm-threshold", reads("norm-threshold").then(|| options.norm_threshold.to_string())),
+        ("quality", options.quality.map(|q| quality(q).to_owned())),
+        ("tolerance", options.tolerance.map(|x| x.to_string())),
+        ("rank", options.rank.map(|x| x.to_string())),
+        ("conv-rank", options.conv_rank.map(|x| x.to_string())),
+        ("sv-ratio", options.sv_ratio.map(|x| x.to_string())),
+        ("sv-cumulative", options.sv_cumulative.map(|x| x.to_string())),
+        ("sv-fro", options.sv_fro.map(|x| x.to_string())),
+        ("max-size", options.max_size.map(|x| x.to_string())),
+        ("factor", options.factor.map(|x| x.to_string())),
+        ("match-norm", options.match_norm.then(|| "true".to_owned())),
+        ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// The options of a recipe in JSON, the recipe itself or a report that has it, and the block weights of its inputs.

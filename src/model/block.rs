@@ -6,11 +6,13 @@
 //! te1.0, te2.0, t5.0, …; what a model has before and after its blocks is IN, TIME and OUT. The blocks of any other
 //! architecture are called as its own names call them up to their number: blocks.7.
 
+use std::cmp::Ordering;
+
 use super::architecture::Architecture;
 use super::name::{Component, Identity};
 
 /// A part of a model. The order is that of the model: text encoders first, and what comes out last.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     place: usize,
     stem: String,
@@ -36,6 +38,7 @@ const TEXT: usize = 3;
 const DOUBLE: usize = 5;
 const OTHERS: usize = 7;
 const MIDDLE: usize = 8;
+const LAST: usize = 9;
 
 /// What stands before and after the blocks of a denoiser, and at which number.
 const ENDS: [(&str, &str, Option<u32>); 13] = [
@@ -179,6 +182,24 @@ impl Block {
     }
 }
 
+impl Ord for Block {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // What has no number stands before the blocks, but for the model's end.
+        let order = |block: &Self| match block.number {
+            None if block.place == LAST => u64::MAX,
+            None => 0,
+            Some(number) => u64::from(number) + 1,
+        };
+        (self.place, &self.stem, order(self)).cmp(&(other.place, &other.stem, order(other)))
+    }
+}
+
+impl PartialOrd for Block {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// The number behind `stem` at the start of a path, and what follows it.
 fn numbered<'p>(path: &'p str, stem: &str) -> Option<(u32, &'p str)> {
     let rest = path.strip_prefix(stem)?.strip_prefix('_')?;
@@ -267,8 +288,9 @@ mod tests {
         ] {
             assert_eq!(Block::named(name).name(Some(Architecture::Flux)), block, "{name}");
         }
-        let mut blocks = ["OUT03", "te1.1", "IN04", "te1.0", "IN05", "IN07", "M00", "TIME"].map(Block::named);
+        let mut blocks =
+            ["OUT", "OUT03", "te1.1", "IN04", "te1.0", "IN05", "IN07", "M00", "TIME"].map(Block::named);
         blocks.sort();
-        assert_eq!(Block::list(&blocks, None), "te1.0-te1.1, TIME, IN04-IN05, IN07, M00, OUT03");
+        assert_eq!(Block::list(&blocks, None), "te1.0-te1.1, TIME, IN04-IN05, IN07, M00, OUT03, OUT");
     }
 }

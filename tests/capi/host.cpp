@@ -125,6 +125,7 @@ int main(int argc, char **argv) {
     difference.add("lora_unet_x.diff", LYCO_DTYPE_F32, {conv_shape, 4}, zero_bytes);
     Merge nothing;
     nothing.add(difference.finish("nothing"));
+    CHECK(failure([&] { nothing.extract(scratch + "no model", scratch + "tuned", scratch + "taken"); }) == LYCO_STATUS_IO);
     CHECK(failure([&] { nothing.bake(scratch + "no model", scratch + "baked"); }) == LYCO_STATUS_IO);
     CHECK(failure([&] { nothing.bake(scratch + "saved.safetensors", scratch + "baked", 3); }) == LYCO_STATUS_MISMATCH);
 

@@ -236,6 +236,12 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_bake(merge, BAD_UTF8, path, NULL, NULL, NULL, &report, &error));
     FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_merge_bake(merge, "x", path, &how, NULL, NULL, &report, &error));
     FAILS(LYCO_STATUS_IO, lyco_merge_bake(merge, "no such model", path, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(NULL, "x", "y", path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(merge, NULL, "y", path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(merge, "x", NULL, path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(merge, "x", "y", NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_extract(merge, "x", BAD_UTF8, path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_IO, lyco_merge_extract(merge, "no such model", "y", path, NULL, NULL, &report, &error));
 
     /* There is nothing to merge yet. */
     FAILS(LYCO_STATUS_OPTION, lyco_merge_forecast(merge, NULL, NULL, &forecast, &error));

@@ -243,6 +243,8 @@ def declare(library: CDLL) -> None:
     library.lyco_merge_deltas.restype = c_uint32
     library.lyco_merge_bake.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(lyco_bake_options), lyco_progress_callback, c_void_p, POINTER(c_void_p), POINTER(c_void_p)]
     library.lyco_merge_bake.restype = c_uint32
+    library.lyco_merge_extract.argtypes = [c_void_p, c_char_p, c_char_p, c_char_p, lyco_progress_callback, c_void_p, POINTER(c_void_p), POINTER(c_void_p)]
+    library.lyco_merge_extract.restype = c_uint32
     library.lyco_report_relative_error.argtypes = [c_void_p]
     library.lyco_report_relative_error.restype = c_double
     library.lyco_report_json.argtypes = [c_void_p]

@@ -183,6 +183,21 @@ class Merge:
         )  # fmt: skip
         return report
 
+    def extract(
+        self,
+        base: str | os.PathLike[str],
+        tuned: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress = None,
+    ) -> Report:
+        """Stores what the checkpoint `tuned` has more than `base` as an adapter, as the options about what to store say
+        it: `Merge(format="lora", rank=32).extract("base.safetensors", "tuned.safetensors", "training.safetensors")`."""
+        report = Report()
+        names = [os.fspath(name).encode() for name in (base, tuned, path)]
+        _watched(progress, library.lyco_merge_extract, self._handle, *names, outputs=[report._handle])
+        return report
+
     def run_to(self, path: str | os.PathLike[str], progress: Progress = None) -> Report:
         """Merges into a file, which appears under its name only when it is whole."""
         report = Report()
