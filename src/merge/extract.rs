@@ -13,13 +13,13 @@ use serde::Serialize;
 use super::engine::{Run, Work};
 use super::store::{self, Place};
 use super::{Merge, Options, Quality, Watch, labels, recipe, summarise};
-use crate::adapter::{Dims, Family, LayerId, NewTensor, Param, WeightShape};
+use crate::adapter::{Dims, LayerId, NewTensor, Param, WeightShape};
 use crate::delta::joint::Joint;
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, Curve, FitOptions, Fitter, Format, Inherited, Purpose, budget};
+use crate::fit::{Bound, Choice, Curve, FitOptions, Fitter, Format, Inherited, Purpose, budget};
 use crate::model::{
     Architecture, Checkpoint, Component, Dialect, Identity, Naming, Parameter, Rows, architecture,
 };
@@ -139,7 +139,8 @@ impl Merge {
         let Pairs { jobs, mut warnings } = pair(base, tuned, model, options.skip_unknown)?;
         let file = AtomicFile::create(path)?;
         let kind = FileKind::of_name(path);
-        let extract = Extract { fit: options.fit(), bound: options.bound(options.max_size.is_some()) };
+        let bound = options.bound(options.max_size.is_some());
+        let extract = Extract { fit: options.fit(), bound, choices: BTreeMap::new() };
         let (extract, tolerance) = extract.within(options.max_size, &mut run, &jobs, kind)?;
 
         let reserve = jobs.iter().map(|job| job.header_entries(kind)).sum::<usize>() + HEADER_REST;
@@ -174,7 +175,11 @@ impl Merge {
             .in_file(tuned.path()));
         }
         lost.extend(changed_others(base, tuned));
-        warnings.extend(several(&lost, "changed, and adapters that hosts read can't hold it"));
+        warnings.extend(several(
+            &lost,
+            "tensor changed that no adapter can change in a host, and is left out",
+            "tensors changed that no adapter can change in a host, and are left out",
+        ));
         let set = recipe::set(&options);
         let about = serde_json::json!({
             "base": file_name(base.path()), "tuned": file_name(tuned.path()), "format": options.format.name(),
@@ -237,6 +242,8 @@ impl Merge {
 struct Extract {
     fit: FitOptions,
     bound: Bound,
+    /// What a limit on the size chose: what is made is what was counted.
+    choices: BTreeMap<LayerId, Choice>,
 }
 
 /// The header's room for everything but the layers.
@@ -256,16 +263,21 @@ impl Extract {
         let bound = Bound { tolerance: 1.0, purpose: Purpose::Survey, ..self.bound };
         let curves = run.map(jobs, |job| {
             let changed = job.changes.iter().filter(|change| change.is_stored);
-            changed.map(|change| self.curves(change, bound)).collect::<Result<Vec<_>>>()
+            changed
+                .map(|change| Ok((change.id.clone(), self.curves(change, bound)?)))
+                .collect::<Result<Vec<_>>>()
         })?;
         let size = self.fit.dtype.size();
         let of_job = |job: &Job<'_>| job.header_entries(kind) + job.changes.len() * size;
         let overhead = jobs.iter().map(of_job).sum::<usize>() + HEADER_REST + 16;
         let numbers = (limit as usize).saturating_sub(overhead) / size;
-        let curves: Vec<Vec<Curve>> = curves.into_iter().flatten().flatten().collect();
-        let layers = curves.iter().map(|curves| (&curves[..], 1));
+        let changed = |(id, curves): (_, Option<Vec<Curve>>)| Some((id, curves?));
+        let curves: Vec<(LayerId, Vec<Curve>)> = curves.into_iter().flatten().filter_map(changed).collect();
+        let layers = curves.iter().map(|(_, curves)| (&curves[..], 1));
         let tolerance = budget::tolerance_for_size(layers, numbers, self.bound)?;
-        self.bound = Bound { tolerance, within_size: true, ..self.bound };
+        let bound = Bound { tolerance, ..self.bound };
+        let choose = |(id, curves): &(LayerId, Vec<Curve>)| (id.clone(), budget::choose(curves, bound));
+        self.choices = curves.iter().map(choose).collect();
         Ok((self, Some(tolerance)))
     }
 
@@ -300,13 +312,20 @@ impl Extract {
         Ok(piece)
     }
 
-    fn store<T: Real>(&self, change: &Change<'_>) -> Result<Option<(Family, Vec<NewTensor>, Certificate)>> {
+    fn store<T: Real>(&self, change: &Change<'_>) -> Result<Option<store::Stored>> {
         let Some(delta) = change.delta::<T>()? else { return Ok(None) };
         let joint = Joint::new(&delta);
         let place = Place { shape: &change.shape, param: change.id.param, norm: change.norm };
         // A difference is no form that somebody chose to store it in.
         let inherited = Inherited::of(&delta).summed();
-        store::fit(&self.fit, &place, &joint, Some(inherited), self.bound).map(Some)
+        let stored = match self.choices.get(&change.id) {
+            Some(choice) => {
+                let fitter = Fitter::new(&joint, &change.shape, &self.fit).inherit(Some(inherited));
+                store::make(&self.fit, &place, &joint, &fitter, *choice)
+            }
+            None => store::fit(&self.fit, &place, &joint, Some(inherited), self.bound),
+        };
+        stored.map(Some)
     }
 }
 
@@ -562,8 +581,12 @@ fn lacking(
             .filter(|module| theirs.contains(&module.component))
             .map(|module| module.path.clone())
             .collect();
-        let what = format!("is missing in {}, and left out", lacks.path().display());
-        warnings.extend(several(&alone, &what));
+        let where_not = lacks.path().display();
+        warnings.extend(several(
+            &alone,
+            &format!("module is not in {where_not}, and left out"),
+            &format!("modules are not in {where_not}, and left out"),
+        ));
     }
     warnings
 }
@@ -578,14 +601,15 @@ fn network_name(network: Component) -> &'static str {
     }
 }
 
-/// One sentence about things that it holds for.
-fn several(names: &[String], what: &str) -> Option<String> {
-    let first = names.first()?;
-    Some(match names.len() {
-        1 => format!("{first} {what}"),
-        n => format!("{first} {what}, and so {} {} others", if n == 2 { "is" } else { "are" }, n - 1)
-            .replace("1 others", "1 other"),
-    })
+/// One sentence about things that it holds for, with the first of them.
+fn several(names: &[String], one: &str, many: &str) -> Option<String> {
+    const SHOWN: usize = 3;
+    let shown = names.get(..names.len().min(SHOWN))?.join(", ");
+    match names.len() {
+        0 => None,
+        1 => Some(format!("1 {one}: {shown}")),
+        n => Some(format!("{n} {many}: {shown}{}", if n > SHOWN { ", …" } else { "" })),
+    }
 }
 
 /// Tensors that are nobody's weight or bias, and differ. Averages over training are no part of the model.

@@ -4,9 +4,12 @@ use crate::adapter::{Family, LayerId, NewTensor, Param, WeightShape, stored_delt
 use crate::delta::joint::Joint;
 use crate::error::Result;
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, FitOptions, Fitter, Inherited};
+use crate::fit::{Bound, Choice, FitOptions, Fitter, Inherited};
 use crate::report::{LayerReport, TensorReport};
 use crate::tensor::Real;
+
+/// How a parameter is stored, and how exactly.
+pub(super) type Stored = (Family, Vec<NewTensor>, Certificate);
 
 /// The parameter that a delta is for.
 pub(super) struct Place<'a> {
@@ -24,25 +27,38 @@ pub(super) fn fit<T: Real>(
     joint: &Joint<'_, T>,
     inherited: Option<Inherited>,
     bound: Bound,
-) -> Result<(Family, Vec<NewTensor>, Certificate)> {
+) -> Result<Stored> {
     let fitter = Fitter::new(joint, place.shape, options).inherit(inherited);
     let mut choice = fitter.choose(bound)?;
     let mut tolerance = bound.tolerance;
     loop {
-        let (term, scale) = fitter.make(choice)?;
-        let (family, tensors) = write(&term, scale, place.shape, place.param, place.norm, options.dtype)?;
-        let certificate = Certificate::of(&stored_delta(&tensors)?, joint);
-        let missed = certificate.error() > bound.tolerance && choice.point.error <= bound.tolerance;
+        let stored = make(options, place, joint, &fitter, choice)?;
+        let error = stored.2.error();
+        let missed = error > bound.tolerance && choice.point.error <= bound.tolerance;
         if !missed || bound.tolerance == 0.0 || bound.within_size || options.match_norm {
-            return Ok((family, tensors, certificate));
+            return Ok(stored);
         }
-        tolerance *= 0.99 * bound.tolerance / certificate.error();
+        tolerance *= 0.99 * bound.tolerance / error;
         let better = fitter.choose(Bound { tolerance, ..bound })?;
         if better == choice {
-            return Ok((family, tensors, certificate));
+            return Ok(stored);
         }
         choice = better;
     }
+}
+
+/// The tensors of a choice, certified.
+pub(super) fn make<T: Real>(
+    options: &FitOptions,
+    place: &Place<'_>,
+    joint: &Joint<'_, T>,
+    fitter: &Fitter<'_, T>,
+    choice: Choice,
+) -> Result<Stored> {
+    let (term, scale) = fitter.make(choice)?;
+    let (family, tensors) = write(&term, scale, place.shape, place.param, place.norm, options.dtype)?;
+    let certificate = Certificate::of(&stored_delta(&tensors)?, joint);
+    Ok((family, tensors, certificate))
 }
 
 /// What is said of a stored layer, besides where it comes from.
