@@ -41,10 +41,9 @@ impl<'a, T: Real> Rows<'a, T> {
         Self { delta, terms: delta.terms.iter().map(|(_, term)| ready(term)).collect() }
     }
 
-    /// Writes the rows `range`, row-major, over `tile` (`range.len() · cols` numbers).
-    pub fn write(&self, range: Range<usize>, tile: &mut [T]) {
+    /// Adds the rows `range`, row-major, to `tile` (`range.len() · cols` numbers).
+    pub fn add(&self, range: Range<usize>, tile: &mut [T]) {
         let cols = self.delta.cols;
-        tile.fill(T::from_f64(0.0));
         for ((scale, _), term) in self.delta.terms.iter().zip(&self.terms) {
             let scale = T::from_f64(*scale);
             match term {
@@ -81,7 +80,8 @@ impl<'a, T: Real> Rows<'a, T> {
         for top in (0..rows).step_by(height) {
             let range = top..rows.min(top + height);
             let tile = &mut tile[..range.len() * cols];
-            self.write(range, tile);
+            tile.fill(T::from_f64(0.0));
+            self.add(range, tile);
             use_tile(tile);
         }
     }

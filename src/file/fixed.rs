@@ -1,9 +1,10 @@
-//! Writing safetensors whose tensors' sizes are known beforehand: the header goes first, and the data follow in the
-//! order that was told, a piece at a time. So a checkpoint is written without any of it in memory.
+//! Writing safetensors whose tensors' sizes are known beforehand: the header goes first, and the data follow in any
+//! order, from any thread. So a checkpoint is written without any of it in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use super::writer::{Entry, header};
 use super::{METADATA_KEY, tensor};
@@ -11,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::tensor::Dtype;
 
 /// A safetensors file with a header, which waits for its data.
-pub struct FixedWriter<W: Write> {
-    sink: W,
+pub struct FixedWriter<W: Write + Seek> {
+    /// Where the data go, and how many bytes of them are still to come.
+    sink: Mutex<(W, u64)>,
     name: PathBuf,
-    /// Bytes of data that are still to come.
-    left: u64,
-    byte_len: u64,
+    /// Where the tensors' data end in the file; the first entry is where they begin.
+    ends: Vec<u64>,
 }
 
 /// A tensor that a file is to have.
@@ -37,8 +38,8 @@ impl Outline {
     }
 }
 
-impl<W: Write> FixedWriter<W> {
-    /// Writes the header of a file whose data are to come in the order of `tensors`. Messages call it `name`.
+impl<W: Write + Seek> FixedWriter<W> {
+    /// Writes the header of a file whose data are to come, in the order of `tensors`. Messages call it `name`.
     ///
     /// # Errors
     /// The sink can't be written to, or two tensors have one name.
@@ -53,37 +54,41 @@ impl<W: Write> FixedWriter<W> {
             let message = format!("the {} would be in it twice", tensor(&twice.name));
             return Err(Error::format(message).in_file(name));
         }
-        let mut end = 0;
-        let mut entries: Vec<Entry> = tensors
-            .iter()
-            .map(|Outline { name, dtype, shape }| Entry {
-                name: name.clone(),
-                dtype: *dtype,
-                shape: shape.clone(),
-                data: 0..0,
-            })
-            .collect();
-        for (entry, outline) in entries.iter_mut().zip(tensors) {
-            entry.data = end..end + outline.byte_len();
-            end = entry.data.end;
+        let mut ends = vec![0];
+        let mut entries = Vec::with_capacity(tensors.len());
+        for Outline { name, dtype, shape } in tensors {
+            entries.push(Entry { name: name.clone(), dtype: *dtype, shape: shape.clone(), data: 0..0 });
         }
+        for (entry, outline) in entries.iter_mut().zip(tensors) {
+            let begin = ends[ends.len() - 1];
+            entry.data = begin..begin + outline.byte_len();
+            ends.push(entry.data.end);
+        }
+        let byte_len = ends[tensors.len()];
         entries.sort_by(|x, y| x.name.cmp(&y.name));
         let mut text = header(metadata, entries.iter().map(|entry| (entry, entry.data.clone())));
         text.resize(text.len().next_multiple_of(8), b' ');
         let written = sink.write_all(&(text.len() as u64).to_le_bytes()).and_then(|()| sink.write_all(&text));
         written.map_err(|error| Error::io(&error, "write", name))?;
-        Ok(Self { sink, name: name.to_owned(), left: end, byte_len: 8 + text.len() as u64 + end })
+        ends.iter_mut().for_each(|end| *end += 8 + text.len() as u64);
+        Ok(Self { sink: Mutex::new((sink, byte_len)), name: name.to_owned(), ends })
     }
 
-    /// Appends data: the next of the tensor whose turn it is.
+    /// Puts `data` in their place: those of the tensor with this index, from this byte of them on.
     ///
     /// # Errors
-    /// The sink can't be written to. More data than were told are a defect of the caller.
-    pub fn push(&mut self, data: &[u8]) -> Result<()> {
-        let left = self.left.checked_sub(data.len() as u64);
-        self.left =
-            left.ok_or_else(|| Error::internal("more data than the header tells").in_file(&self.name))?;
-        self.sink.write_all(data).map_err(|error| Error::io(&error, "write", &self.name))
+    /// The sink can't be written to. More data than the tensor has are a defect of the caller.
+    pub fn write_at(&self, tensor: usize, first: usize, data: &[u8]) -> Result<()> {
+        let begin = self.ends[tensor] + first as u64;
+        if begin + data.len() as u64 > self.ends[tensor + 1] {
+            return Err(Error::internal("more data than the header tells").in_file(&self.name));
+        }
+        let defect = || Error::internal("a thread that wrote has panicked").in_file(&self.name);
+        let mut sink = self.sink.lock().map_err(|_| defect())?;
+        let (file, left) = &mut *sink;
+        *left = left.saturating_sub(data.len() as u64);
+        let written = file.seek(SeekFrom::Start(begin)).and_then(|_| file.write_all(data));
+        written.map_err(|error| Error::io(&error, "write", &self.name))
     }
 
     /// Gives the sink back, and says how long the file is.
@@ -91,8 +96,8 @@ impl<W: Write> FixedWriter<W> {
     /// # Errors
     /// Less data than were told, which is a defect of the caller.
     pub fn finish(self) -> Result<(W, u64)> {
-        match self.left {
-            0 => Ok((self.sink, self.byte_len)),
+        match self.sink.into_inner() {
+            Ok((sink, 0)) => Ok((sink, self.ends[self.ends.len() - 1])),
             _ => Err(Error::internal("less data than the header tells").in_file(&self.name)),
         }
     }
@@ -100,6 +105,8 @@ impl<W: Write> FixedWriter<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
     use crate::file::Container;
 
@@ -107,17 +114,23 @@ mod tests {
         Outline { name: name.to_owned(), dtype: Dtype::U8, shape: vec![len] }
     }
 
+    fn begin(
+        tensors: &[Outline],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<FixedWriter<Cursor<Vec<u8>>>> {
+        FixedWriter::new(Cursor::default(), Path::new("out"), tensors, metadata)
+    }
+
     #[test]
-    fn data_in_any_order_of_names_are_read_back() {
+    fn data_in_any_order_are_read_back() {
         let metadata = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
-        let tensors = [outline("b", 3), outline("a", 2), outline("c", 0)];
-        let mut writer = FixedWriter::new(Vec::new(), Path::new("out"), &tensors, &metadata).unwrap();
-        for piece in [&[1, 2][..], &[3, 4], &[5]] {
-            writer.push(piece).unwrap();
+        let writer = begin(&[outline("b", 3), outline("a", 2), outline("c", 0)], &metadata).unwrap();
+        for (tensor, first, piece) in [(1, 0, &[4, 5][..]), (0, 2, &[3]), (0, 0, &[1, 2])] {
+            writer.write_at(tensor, first, piece).unwrap();
         }
         let (bytes, byte_len) = writer.finish().unwrap();
-        assert_eq!(bytes.len() as u64, byte_len);
-        let file = Container::from_bytes("out", bytes).unwrap();
+        assert_eq!(bytes.get_ref().len() as u64, byte_len);
+        let file = Container::from_bytes("out", bytes.into_inner()).unwrap();
         assert_eq!(file.get("b").unwrap().data, [1, 2, 3]);
         assert_eq!(file.get("a").unwrap().data, [4, 5]);
         assert_eq!((file.len(), file.metadata()), (3, &metadata));
@@ -126,11 +139,11 @@ mod tests {
 
     #[test]
     fn what_the_header_tells_is_kept_to() {
-        let begin =
-            || FixedWriter::new(Vec::new(), Path::new("out"), &[outline("a", 2)], &BTreeMap::new()).unwrap();
-        assert!(begin().finish().is_err());
-        assert!(begin().push(&[1, 2, 3]).is_err());
+        let one = || begin(&[outline("a", 2)], &BTreeMap::new()).unwrap();
+        assert!(one().finish().is_err());
+        assert!(one().write_at(0, 0, &[1, 2, 3]).is_err());
+        assert!(one().write_at(0, 1, &[1, 2]).is_err());
         let twice = [outline("a", 1), outline("a", 1)];
-        assert!(FixedWriter::new(Vec::new(), Path::new("out"), &twice, &BTreeMap::new()).is_err());
+        assert!(begin(&twice, &BTreeMap::new()).is_err());
     }
 }

@@ -195,7 +195,8 @@ fn of_entries<T: Real>(delta: &Delta<T>, split: Split) -> Result<(Mat<T>, Delta<
     let mut blocks = Mat::zeros(a * c, b * d);
     let mut strip = vec![T::from_f64(0.0); b * delta.cols()];
     for i in 0..a {
-        rows.write(i * b..(i + 1) * b, &mut strip);
+        strip.fill(T::from_f64(0.0));
+        rows.add(i * b..(i + 1) * b, &mut strip);
         for (p, row) in strip.chunks_exact(c * d).enumerate() {
             for (column, value) in row.iter().enumerate() {
                 blocks[(i * c + column / d, p * d + column % d)] = *value;

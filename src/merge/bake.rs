@@ -1,11 +1,10 @@
 //! Merged adapters added to a checkpoint's weights: W + ΔW, stored in the checkpoint's own dtypes.
 //!
-//! The output has the checkpoint's tensors in the checkpoint's order, so its header is known at once and the data are
-//! written in one pass: what no layer changes is copied, byte for byte, while workers make what comes next. What dtype
-//! rounding leaves of ΔW is measured for every tensor.
+//! The output has the checkpoint's tensors in the checkpoint's order, so its header and every tensor's place are known at
+//! once, and workers write tiles where they belong while these are still in a core's cache: what no layer changes as it
+//! is, byte for byte. What dtype rounding leaves of ΔW is measured for every tensor.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -17,6 +16,7 @@ use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
 use crate::adapter::Param;
 use crate::compute::round::Rounder;
+use crate::compute::simd::{Wide, wide};
 use crate::delta::Delta;
 use crate::delta::dense::Rows;
 use crate::delta::joint::Joint;
@@ -30,8 +30,11 @@ pub use crate::compute::round::Rounding;
 /// What layers in work and results that wait may take together, if nothing is said: more would not make it faster.
 const MEMORY: u64 = 256 << 20;
 
-/// Entries that are worked on at once.
+/// Entries whose delta is made, and which are written, at once.
 const TILE: usize = 1 << 17;
+
+/// Entries that are added, rounded and measured at once: what this needs stays in a core's innermost cache.
+const BLOCK: usize = 1 << 11;
 
 /// What baking says about itself.
 #[derive(Clone, Debug, Serialize)]
@@ -110,11 +113,41 @@ impl Sums {
     }
 }
 
-/// A tensor of the checkpoint, and the targets that change it.
+/// Measures what became of a delta; the lanes are independent sums, so that additions need not wait for each other.
+struct Measure<'a, T, const LANES: usize> {
+    stored: &'a [[T; LANES]],
+    weight: &'a [[T; LANES]],
+    delta: &'a [[T; LANES]],
+    scale: T,
+}
+
+impl<T: Real, const LANES: usize> Wide for Measure<'_, T, LANES> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn call(self) -> Sums {
+        let (mut squares, mut wrong, mut along) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for ((s, w), d) in self.stored.iter().zip(self.weight).zip(self.delta) {
+            for lane in 0..LANES {
+                // The difference is exact: both are numbers of the dtype, or differ by little.
+                let (moved, d) = (((s[lane] - w[lane]) * self.scale).to_f64(), d[lane].to_f64());
+                squares[lane] += d * d;
+                wrong[lane] += (moved - d) * (moved - d);
+                along[lane] += moved * d;
+            }
+        }
+        let [delta, wrong, along] = [squares, wrong, along].map(|lanes| lanes.iter().sum());
+        Sums { delta, wrong, along, saturated: 0 }
+    }
+}
+
+/// A tensor of the checkpoint, and the targets that change it, if any do.
 struct Job<'a> {
     file: &'a Container,
     name: &'a str,
     view: TensorView<'a>,
+    /// Which tensor of the output it is.
+    place: usize,
     /// What the stored numbers are multiplied by.
     scale: f64,
     parts: Vec<(&'a Target<'a>, Vec<Window>)>,
@@ -133,19 +166,13 @@ impl Work for Job<'_> {
         self.name
     }
 
-    /// What is stored of it, the factors in three copies, and tiles.
+    /// The factors in three copies, and tiles.
     fn working_set(&self) -> u64 {
         let layers = self.parts.iter().flat_map(|(target, _)| &target.sources);
         let numbers = layers.map(|(_, layer)| layer.numbers).fold(0, usize::saturating_add);
         let tiles = 4 * 8 * TILE.max(self.view.shape.iter().skip(1).product());
-        (self.view.data.len() + tiles).saturating_add(numbers.saturating_mul(24)) as u64
+        tiles.saturating_add(numbers.saturating_mul(24)) as u64
     }
-}
-
-/// A changed tensor.
-struct Baked {
-    data: Vec<u8>,
-    sums: Sums,
 }
 
 impl Merge {
@@ -168,36 +195,26 @@ impl Merge {
         let (jobs, mut warnings) = self.jobs(base, &sites)?;
         let recipe = Recipe::of(&self.inputs, &self.options, &AtomicBool::new(false));
 
-        let order: Vec<(&Container, &str)> = base
-            .files()
-            .iter()
-            .flat_map(|file| file.names_by_place().into_iter().map(move |name| (file, name)))
-            .collect();
-        let place: BTreeMap<&str, usize> =
-            order.iter().enumerate().map(|(at, (_, name))| (*name, at)).collect();
-        let mut ordered: Vec<&Job<'_>> = jobs.values().collect();
-        ordered.sort_by_key(|job| place[job.name]);
-
-        let outlines: Vec<Outline> = order.iter().filter_map(|(file, name)| outline(file, name)).collect();
+        let outlines: Vec<Outline> = jobs.iter().map(Job::outline).collect();
         let file = AtomicFile::create(path)?;
-        let mut writer = FixedWriter::new(file, path, &outlines, &metadata(base, &recipe))?;
-        let (mut written, mut total, mut tensors) = (0, Sums::default(), Vec::new());
+        let writer = FixedWriter::new(file, path, &outlines, &metadata(base, &recipe))?;
+        let (mut total, mut tensors) = (Sums::default(), Vec::new());
         run.stage("baking");
         run.for_each(
-            &ordered,
-            |job| context.bake(job, rounding),
-            |job, baked| {
-                let until = place[job.name];
-                copy(&order[written..until], &mut writer)?;
-                writer.push(&baked.data)?;
-                written = until + 1;
-                total.add(baked.sums);
-                tensors.push(BakedTensor::of(job, baked.sums));
+            &jobs,
+            |job| match job.parts.len() {
+                0 => job.copy(&writer).map(|()| Sums::default()),
+                _ => context.bake(job, rounding, &writer),
+            },
+            |job, sums| {
+                if !job.parts.is_empty() {
+                    total.add(sums);
+                    tensors.push(BakedTensor::of(job, sums));
+                }
                 Ok(())
             },
         )
-        .map_err(|e| if e.layer().is_some() { e.in_file(base.path()) } else { e })?;
-        copy(&order[written..], &mut writer)?;
+        .map_err(|e| if e.file().is_none() { e.in_file(base.path()) } else { e })?;
         let (file, bytes) = writer.finish()?;
         file.commit()?;
         tensors.sort_by(|x, y| x.name.cmp(&y.name));
@@ -215,19 +232,22 @@ impl Merge {
             error: total.error(),
             kept: total.kept(),
             saturated: total.saturated,
-            copied: order.len() - tensors.len(),
+            copied: jobs.len() - tensors.len(),
             tensors,
             warnings: summarise(warnings.into_iter()),
         })
     }
 
-    /// The tensors to change, by name, and what was left out.
-    fn jobs<'a>(
-        &self,
-        base: &'a Checkpoint,
-        sites: &'a [Site<'a>],
-    ) -> Result<(BTreeMap<&'a str, Job<'a>>, Vec<String>)> {
-        let mut jobs: BTreeMap<&str, Job<'_>> = BTreeMap::new();
+    /// The checkpoint's tensors in its order, with what is to be added to them, and what was left out.
+    fn jobs<'a>(&self, base: &'a Checkpoint, sites: &'a [Site<'a>]) -> Result<(Vec<Job<'a>>, Vec<String>)> {
+        let mut jobs: Vec<Job<'_>> = Vec::new();
+        for file in base.files() {
+            for name in file.names_by_place() {
+                let Some(view) = file.get(name) else { continue };
+                jobs.push(Job { file, name, view, place: jobs.len(), scale: 1.0, parts: Vec::new() });
+            }
+        }
+        let places: BTreeMap<&str, usize> = jobs.iter().map(|job| (job.name, job.place)).collect();
         let (mut missing, mut warnings) = (Vec::new(), Vec::new());
         for target in sites.iter().flat_map(|site| &site.targets) {
             let module = identify(&target.id.module);
@@ -249,10 +269,8 @@ impl Merge {
                 .map_err(|e| e.in_layer(&target.id.module).in_file(base.path()))?;
             let mut first = 0;
             for parameter in &parameters {
-                let job = match jobs.entry(parameter.name) {
-                    Entry::Occupied(job) => job.into_mut(),
-                    Entry::Vacant(place) => place.insert(Job::of(parameter)?),
-                };
+                let job = &mut jobs[places[parameter.name]];
+                job.scale = parameter.scale()?;
                 job.parts.push((target, windows(parameter, first)));
                 first += parameter.rows.len();
             }
@@ -281,12 +299,19 @@ impl Merge {
     }
 }
 
-impl<'a> Job<'a> {
-    /// A tensor that nothing changes yet.
-    fn of(parameter: &Parameter<'a>) -> Result<Self> {
-        let &Parameter { name, file, view, .. } = parameter;
-        let scale = parameter.scale()?;
-        Ok(Self { file, name, view, scale, parts: Vec::new() })
+impl Job<'_> {
+    fn outline(&self) -> Outline {
+        Outline { name: self.name.to_owned(), dtype: self.view.dtype, shape: self.view.shape.to_vec() }
+    }
+
+    /// Copies the tensor as it is.
+    fn copy(&self, writer: &FixedWriter<AtomicFile>) -> Result<()> {
+        let mut first = 0;
+        self.file.for_each_block(self.name, |block| {
+            writer.write_at(self.place, first, block)?;
+            first += block.len();
+            Ok(())
+        })
     }
 }
 
@@ -321,16 +346,6 @@ fn windows(parameter: &Parameter<'_>, first: usize) -> Vec<Window> {
     ]
 }
 
-fn outline(file: &Container, name: &str) -> Option<Outline> {
-    let TensorView { dtype, shape, .. } = file.get(name)?;
-    Some(Outline { name: name.to_owned(), dtype, shape: shape.to_vec() })
-}
-
-/// Copies tensors as they are.
-fn copy(tensors: &[(&Container, &str)], writer: &mut FixedWriter<AtomicFile>) -> Result<()> {
-    tensors.iter().try_for_each(|(file, name)| file.for_each_block(name, |block| writer.push(block)))
-}
-
 /// The checkpoint's metadata without what is no longer true, and the recipe.
 fn metadata(base: &Checkpoint, recipe: &Recipe) -> BTreeMap<String, String> {
     const HASHES: [&str; 3] = ["sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"];
@@ -342,93 +357,94 @@ fn metadata(base: &Checkpoint, recipe: &Recipe) -> BTreeMap<String, String> {
 }
 
 impl Context<'_> {
-    fn bake(&self, job: &Job<'_>, rounding: Rounding) -> Result<Baked> {
+    fn bake(&self, job: &Job<'_>, rounding: Rounding, writer: &FixedWriter<AtomicFile>) -> Result<Sums> {
         match job.view.dtype {
-            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, rounding),
-            _ => self.bake_in::<f32>(job, rounding),
+            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, rounding, writer),
+            _ => self.bake_in::<f32>(job, rounding, writer),
         }
     }
 
     /// In float64 where the terms of a delta cancel.
-    fn bake_in<T: Real>(&self, job: &Job<'_>, rounding: Rounding) -> Result<Baked> {
+    fn bake_in<T: Real>(
+        &self,
+        job: &Job<'_>,
+        rounding: Rounding,
+        writer: &FixedWriter<AtomicFile>,
+    ) -> Result<Sums> {
         let merged = job.parts.iter().map(|(target, _)| Ok(self.merged::<T>(target)?.delta));
         let deltas: Vec<Delta<T>> = merged.collect::<Result<_>>()?;
         if deltas.iter().any(|delta| Joint::new(delta).cancels()) {
-            return self.bake_in::<f64>(job, rounding);
+            return self.bake_in::<f64>(job, rounding, writer);
         }
         deltas.iter().try_for_each(Delta::check_formable)?;
         let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
         let cols: usize = job.view.shape.iter().skip(1).product();
         let count = job.view.shape.first().copied().unwrap_or(1);
         let height = (TILE / cols.max(1)).clamp(1, count.max(1));
-        let rounder = Rounder::new(rounding, job.view.dtype, job.name);
-        let mut baked = Baked { data: Vec::with_capacity(job.view.data.len()), sums: Sums::default() };
-        let (mut tile, mut part) = (Tile::default(), Vec::new());
+        let mut rounding = Rounded::new(job, rounding);
+        let (mut delta, mut out) = (Vec::new(), Vec::new());
+        let mut sums = Sums::default();
         for top in (0..count).step_by(height) {
             let bottom = count.min(top + height);
-            tile.delta.clear();
-            tile.delta.resize((bottom - top) * cols, T::from_f64(0.0));
+            let first = top * cols;
+            delta.clear();
+            delta.resize((bottom - top) * cols, T::from_f64(0.0));
             for (rows, (_, windows)) in rows.iter().zip(&job.parts) {
                 for window in windows {
                     let (from, to) = (top.max(window.tensor), bottom.min(window.tensor + window.len));
                     if from < to {
-                        let first = window.delta + from - window.tensor;
-                        part.resize((to - from) * cols, T::from_f64(0.0));
-                        rows.write(first..first + to - from, &mut part);
-                        let sums = &mut tile.delta[(from - top) * cols..(to - top) * cols];
-                        sums.iter_mut().zip(&part).for_each(|(sum, x)| *sum += *x);
+                        let start = window.delta + from - window.tensor;
+                        rows.add(
+                            start..start + to - from,
+                            &mut delta[(from - top) * cols..(to - top) * cols],
+                        );
                     }
                 }
             }
-            job.view.read_into(top * cols..bottom * cols, &mut tile.weight);
-            baked.sums.add(tile.bake(job, &rounder, top * cols, &mut baked.data)?);
+            out.clear();
+            for (i, block) in delta.chunks(BLOCK).enumerate() {
+                sums.add(rounding.append(block, first + i * BLOCK, &mut out)?);
+            }
+            writer.write_at(job.place, first * job.view.dtype.size(), &out)?;
         }
         job.file.used(job.view.data.len());
-        Ok(baked)
+        Ok(sums)
     }
 }
 
-/// Rows of a tensor in work; the memory is used again.
-struct Tile<T> {
+/// Adds deltas to a tensor's weights and rounds the sums, block by block; the memory is used again.
+struct Rounded<'a, T> {
+    job: &'a Job<'a>,
+    rounder: Rounder,
     weight: Vec<T>,
-    delta: Vec<T>,
     sum: Vec<T>,
     stored: Vec<T>,
 }
 
-impl<T> Default for Tile<T> {
-    fn default() -> Self {
-        Self { weight: Vec::new(), delta: Vec::new(), sum: Vec::new(), stored: Vec::new() }
+impl<'a, T: Real> Rounded<'a, T> {
+    fn new(job: &'a Job<'a>, rounding: Rounding) -> Self {
+        let rounder = Rounder::new(rounding, job.view.dtype, job.name);
+        Self { job, rounder, weight: Vec::new(), sum: Vec::new(), stored: Vec::new() }
     }
-}
 
-impl<T: Real> Tile<T> {
     /// Appends W + ΔW as it is stored, and measures what became of ΔW. `first` is the first entry's index.
-    fn bake(&mut self, job: &Job<'_>, rounder: &Rounder, first: usize, out: &mut Vec<u8>) -> Result<Sums> {
-        /// Independent sums, so that the additions need not wait for each other.
-        const LANES: usize = 8;
-        let (scale, inverse) = (T::from_f64(job.scale), T::from_f64(1.0 / job.scale));
+    fn append(&mut self, delta: &[T], first: usize, out: &mut Vec<u8>) -> Result<Sums> {
+        let view = &self.job.view;
+        view.read_into(first..first + delta.len(), &mut self.weight);
+        let (scale, inverse) = (T::from_f64(self.job.scale), T::from_f64(1.0 / self.job.scale));
         self.sum.clear();
-        self.sum.extend(self.weight.iter().zip(&self.delta).map(|(w, d)| *w + *d * inverse));
+        wide(|| self.sum.extend(self.weight.iter().zip(delta).map(|(w, d)| *w + *d * inverse)));
         let start = out.len();
-        let saturated = rounder.append(&self.sum, first, out)?;
-        let data = &out[start..];
-        let stored = TensorView { dtype: job.view.dtype, shape: &[self.sum.len()], data };
-        stored.read_into(0..self.sum.len(), &mut self.stored);
-        let mut lanes = [[0.0_f64; LANES]; 3];
-        let rows = self.stored.chunks(LANES).zip(self.weight.chunks(LANES)).zip(self.delta.chunks(LANES));
-        for ((stored, weight), delta) in rows {
-            for (lane, ((s, w), d)) in stored.iter().zip(weight).zip(delta).enumerate() {
-                // Exact: both are numbers of the dtype, or differ by little.
-                let moved = ((*s - *w) * scale).to_f64();
-                let d = d.to_f64();
-                lanes[0][lane] += d * d;
-                lanes[1][lane] += (moved - d) * (moved - d);
-                lanes[2][lane] += moved * d;
-            }
-        }
-        let [delta, wrong, along] = lanes.map(|lane| lane.iter().sum());
-        Ok(Sums { delta, wrong, along, saturated })
+        let saturated = self.rounder.append(&self.sum, first, out)?;
+        let stored = TensorView { dtype: view.dtype, shape: &[delta.len()], data: &out[start..] };
+        stored.read_into(0..delta.len(), &mut self.stored);
+        let (stored, stored_rest) = self.stored.as_chunks::<8>();
+        let (weight, weight_rest) = self.weight.as_chunks();
+        let (delta, delta_rest) = delta.as_chunks();
+        let mut sums = wide(Measure { stored, weight, delta, scale });
+        let (stored, weight) = (stored_rest.as_chunks::<1>().0, weight_rest.as_chunks().0);
+        sums.add(Measure { stored, weight, delta: delta_rest.as_chunks().0, scale }.call());
+        Ok(Sums { saturated, ..sums })
     }
 }
 
