@@ -57,9 +57,20 @@ class Inputs:
 class Workload:
     name: str
     inputs: tuple[Inputs, ...]
-    options: str  # of `lycomerge merge`
+    options: str  # of `lycomerge merge`, or bake
     rank: int  # at which torch's delta-space merge stores the same sum
     check: str = ""  # dense_check.py's options: the optimum of the format, and what is merged
+    checkpoint: str = ""  # the architecture of a model to bake into
+
+    def base(self, folder: Path) -> list[Path]:
+        """The checkpoint, made if it is missing; none for a merge."""
+        if not self.checkpoint:
+            return []
+        path = folder / f"{self.checkpoint}-checkpoint.safetensors"
+        if not path.exists():
+            shapes = HERE / "shapes" / f"{self.checkpoint}.tsv"
+            measure.run([sys.executable, str(HERE / "make_checkpoint.py"), str(shapes), str(path)])
+        return [path]
 
 
 SDXL_LOKR = Inputs("sdxl", "lokr", 16, 3, factor=8)
@@ -98,6 +109,9 @@ WORKLOADS = (
     Workload("sd15-lora3-lora32", (SD15_LORA,), "--format lora --rank 32", 32, "--optimal-rank 32"),
     Workload("flux-lora2-lora32", (FLUX_LORA,), "--format lora --rank 32", 32, "--optimal-rank 32"),
     Workload("flux-lokr2-lokr", (FLUX_LOKR,), "--format lokr", 64, "--optimal-lokr"),
+    Workload("sdxl-bake-lokr1", (replace(SDXL_LOKR, count=1),), "", 0, checkpoint="sdxl"),
+    Workload("sdxl-bake-lora1", (replace(SDXL_LORA, count=1),), "", 0, checkpoint="sdxl"),
+    Workload("sdxl-bake-lora3", (SDXL_LORA,), "", 0, checkpoint="sdxl"),
 )
 
 OURS = "lycomerge"
@@ -141,7 +155,8 @@ def contenders(workload: Workload, paths: list[Path], setting: Setting) -> list[
         return output(setting.folder, name)
 
     def ours(name: str, *more: str) -> Contender:
-        merge = [str(setting.binary), "merge", *files, *workload.options.split(), *more, "-o"]
+        verb = "bake" if workload.checkpoint else "merge"
+        merge = [str(setting.binary), verb, *files, *workload.options.split(), *more, "-o"]
         return Contender(name, [*merge, str(written(name))], written(name))
 
     def torch(name: str, script: str, *more: str, layers: int = 0, once: bool = False) -> Contender:
@@ -151,12 +166,15 @@ def contenders(workload: Workload, paths: list[Path], setting: Setting) -> list[
 
     def floor(name: str, after: str) -> Contender:
         # Quoting is the shell's business: the paths are its arguments.
-        script = f'from=$1 to=$2; shift 2; cat "$@" > /dev/null; cp "$from" "$to"{after}'
+        # A bake's output is its first input with other numbers, which cp reads anyway.
+        script = f'from=$1 to=$2; shift {3 if workload.checkpoint else 2}; cat "$@" > /dev/null; cp "$from" "$to"{after}'
         command = ["sh", "-c", script, "sh", str(written(OURS)), str(written(name)), *files]
         return Contender(name, command, written(name))
 
     found = [ours(OURS)]
-    if setting.baselines:
+    if setting.baselines and workload.checkpoint:
+        found.append(torch("torch, all in memory", "bake_torch.py"))
+    elif setting.baselines:
         rank = ("--rank", str(workload.rank))
         found.append(torch("a: torch, keys summed", "keywise.py"))
         found.append(torch("b: torch, svd_lowrank", "delta_svd.py", *rank, layers=setting.svd_layers))
@@ -328,9 +346,10 @@ def main() -> None:
     print(f"start-up: {1000 * about['start_up']:.1f} ms")
     results = []
     for workload in chosen:
-        paths = [path for inputs in workload.inputs for path in inputs.make(setting.folder)]
+        paths = workload.base(setting.folder)
+        paths += [path for inputs in workload.inputs for path in inputs.make(setting.folder)]
         result = measure_workload(workload, paths, setting, arguments.runs)
-        if arguments.check:
+        if arguments.check and not workload.checkpoint:
             result["check"] = check(workload, paths, setting, arguments.check)
         print_workload(result)
         results.append(result)

@@ -484,6 +484,34 @@ fn write_raw(path: &Path, model: &Model) {
 }
 
 #[test]
+fn other_namings_hold_the_same() {
+    let folder = TempDir::new().unwrap();
+    let [base, tuned, output] =
+        ["base", "tuned", "out"].map(|n| folder.path().join(format!("{n}.safetensors")));
+    let (before, after, truth) = sdxl(0.5);
+    write(&base, &before, Dtype::F32);
+    write(&tuned, &after, Dtype::F32);
+    let truth: BTreeMap<_, _> = truth.iter().map(|(name, delta)| (identify(name), delta)).collect();
+    for (naming, name, down) in [
+        ("diffusers", "unet.down_blocks.1.attentions.0.proj_in", "lora_A"),
+        ("peft", "base_model.model.down_blocks.1.attentions.0.proj_in", "lora_A"),
+        ("comfy", "diffusion_model.input_blocks.4.1.proj_in", "lora_A"),
+        ("kohya", "lora_unet_input_blocks_4_1_proj_in", "lora_down"),
+    ] {
+        let options = [("format", "lora"), ("rank", "3"), ("dtype", "float32"), ("naming", naming)];
+        extract(&base, &tuned, &output, &options).unwrap();
+        let file = Container::open(&output).unwrap();
+        assert!(file.get(&format!("{name}.{down}.weight")).is_some(), "{naming}");
+        let found = dense(&output);
+        assert_eq!(found.len(), truth.len());
+        for (id, matrix) in found {
+            let error = error(&matrix, truth[&identify(&id.module)]);
+            assert!(error < 1e-5, "{naming} {}: {error:e}", id.module);
+        }
+    }
+}
+
+#[test]
 fn norms_and_biases_are_stored_as_what_they_are() {
     let folder = TempDir::new().unwrap();
     let [base, tuned, output] =

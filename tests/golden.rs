@@ -109,3 +109,51 @@ fn the_published_test_vectors_hold() {
         }
     }
 }
+
+/// The change of every module that PEFT or diffusers makes, as this library reads it.
+fn assert_as_written(adapter: &Path, truth_file: &Path, prefix: &str) {
+    let opened = Adapter::open(adapter).unwrap_or_else(|e| panic!("{e}"));
+    let truth = truth(truth_file, |path| format!("{prefix}{path}"));
+    assert_eq!(opened.layers().len(), truth.len(), "{}", adapter.display());
+    assert_deltas(adapter, &truth, 1e-6);
+}
+
+#[test]
+fn folders_of_peft_do_what_peft_does() {
+    let mut folders = 0;
+    for entry in std::fs::read_dir("tests/golden/names").unwrap() {
+        let folder = entry.unwrap().path();
+        let Some(model) = ["adapter_model.safetensors", "adapter_model.bin"]
+            .iter()
+            .map(|name| folder.join(name))
+            .find(|file| file.exists())
+        else {
+            continue;
+        };
+        for path in [&folder, &model] {
+            assert_as_written(path, &folder.join("delta.safetensors"), "base_model.model.");
+        }
+        folders += 1;
+    }
+    assert_eq!(folders, 10);
+}
+
+#[test]
+fn files_of_diffusers_do_what_diffusers_does_in_every_generation() {
+    for generation in ["metadata", "old", "oldest"] {
+        let file =
+            |ending: &str| Path::new("tests/golden/names/diffusers").join(format!("{generation}{ending}"));
+        assert_as_written(&file(".safetensors"), &file(".delta.safetensors"), "");
+        let warnings = Adapter::open(file(".safetensors")).unwrap().warnings().join("\n");
+        assert_eq!(warnings.contains("their scale is taken as 1"), generation != "metadata", "{warnings}");
+    }
+}
+
+#[test]
+fn parameters_that_peft_stores_whole_are_passed_on_and_said() {
+    let adapter = Adapter::open("tests/golden/names/saved").unwrap();
+    let names: Vec<&str> = adapter.passengers().map(|(name, _)| name).collect();
+    assert!(names.contains(&"base_model.model.norm.weight"), "{names:?}");
+    assert!(names.contains(&"base_model.model.mid.to_q.base_layer.bias"), "{names:?}");
+    assert!(adapter.warnings().iter().any(|warning| warning.contains("hold a parameter itself")));
+}

@@ -1,9 +1,9 @@
 //! The table of families: which suffixes a family owns, how its shapes are checked, how it gives a delta.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::LazyLock;
+use std::collections::BTreeMap;
 
 use super::members::Members;
+use super::peft::Given;
 use super::shape::{Dims, WeightShape};
 use super::{Layer, NewTensor, Param, full, loha, lokr, lora, name, refused};
 use crate::delta::{Delta, MOST_FORMED};
@@ -62,8 +62,17 @@ impl Row {
     }
 }
 
-static ROWS: [&Row; 7] =
-    [&lora::ROW, &loha::ROW, &lokr::ROW, &full::DIFF, &full::DIFF_BIAS, &full::NORM, &full::NORM_BIAS];
+static ROWS: [&Row; 9] = [
+    &lora::ROW,
+    &lora::TRANSPOSED,
+    &lora::BIAS_ROW,
+    &loha::ROW,
+    &lokr::ROW,
+    &full::DIFF,
+    &full::DIFF_BIAS,
+    &full::NORM,
+    &full::NORM_BIAS,
+];
 
 impl Family {
     /// Every family.
@@ -123,14 +132,9 @@ pub(crate) fn stored_delta<T: Real>(tensors: &[NewTensor]) -> Result<Delta<T>> {
     row.delta(&members, &layer)
 }
 
-/// Module and suffix of a tensor's name: the longest known suffix wins.
-pub(super) fn split(name: &str) -> Option<(&str, &'static str)> {
-    static KNOWN: LazyLock<HashSet<&'static str>> =
-        LazyLock::new(|| ROWS.iter().flat_map(|row| row.suffixes()).chain(refused::suffixes()).collect());
-    // Every suffix begins with a dot or with `_lora.`; the leftmost that is known is the longest.
-    let begins = |at: &usize| name[*at..].starts_with('.') || name[*at..].starts_with("_lora.");
-    let starts = name.char_indices().map(|(at, _)| at).filter(|at| *at > 0 && begins(at));
-    starts.filter_map(|at| Some((&name[..at], *KNOWN.get(&name[at..])?))).next()
+/// Every suffix that is known, of families that are merged and of others.
+pub(super) fn suffixes() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().flat_map(|row| row.suffixes()).chain(refused::suffixes())
 }
 
 /// The layers that a module's tensors make: at most one for its weight and one for its bias, each with a
@@ -139,11 +143,11 @@ pub(super) fn layers_of(
     file: &Container,
     module: &str,
     tensors: BTreeMap<&'static str, String>,
+    given: Option<Given>,
 ) -> Result<Vec<(Param, Layer, Option<String>)>> {
     refused::check(module, &tensors)?;
     let rows: Vec<_> = ROWS.iter().filter(|row| row.marks.iter().any(|m| tensors.contains_key(m))).collect();
     let mut layers: Vec<(Param, Layer, Option<String>)> = Vec::new();
-    let mut owned = 0;
     for row in &rows {
         if let Some((_, other, _)) = layers.iter().find(|(param, ..)| *param == row.param) {
             return Err(Error::format(format!(
@@ -153,9 +157,8 @@ pub(super) fn layers_of(
         }
         let own: BTreeMap<_, _> =
             row.suffixes().filter_map(|suffix| Some((suffix, tensors.get(suffix)?.clone()))).collect();
-        owned += own.len();
         let views = own.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?))).collect();
-        let members = Members::new(views);
+        let members = Members::new(views).with(given);
         let Checked { mut shape, scale, rank, expanded, warning } = (row.check)(&members)?;
         let numbers = members.iter().map(|(_, view)| view.len()).sum();
         if expanded > MOST_FORMED.max(numbers) {
@@ -175,9 +178,9 @@ pub(super) fn layers_of(
             warning,
         ));
     }
-    if owned < tensors.len() {
-        let taken = |suffix: &&str| rows.iter().any(|row| row.suffixes().any(|own| own == *suffix));
-        let left: Vec<_> = tensors.keys().copied().filter(|suffix| !taken(suffix)).collect();
+    let taken = |suffix: &&str| rows.iter().any(|row| row.suffixes().any(|own| own == *suffix));
+    let left: Vec<_> = tensors.keys().copied().filter(|suffix| !taken(suffix)).collect();
+    if !left.is_empty() {
         return Err(Error::format(format!("has {} without the tensors that belong to it", left.join(", "))));
     }
     Ok(layers)

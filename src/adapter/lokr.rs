@@ -1,7 +1,7 @@
 //! LoKr: ΔW = s · (w1 ⊗ w2), each of w1 and w2 stored whole or as a product (LyCORIS, arXiv 2309.14859).
 //!
 //! The scale is 1 where both are whole, whatever alpha says (trainers leave a number there that means nothing,
-//! even infinity); else alpha/r with the rank of w2's product, or of w1's. With `lokr_t2` w2 is the Tucker
+//! even infinity; only PEFT applies its own); else alpha/r with the rank of w2's product, or of w1's. With `lokr_t2` w2 is the Tucker
 //! product T(t2; w2_a, w2_b), `w2_a` stored transposed.
 
 use super::family::{Checked, Family, Row};
@@ -85,6 +85,14 @@ fn w2_part(members: &Members<'_>) -> Result<Part> {
 
 fn check(members: &Members<'_>) -> Result<Checked> {
     let (w1, w2) = (part(members, W1, W1_A, W1_B)?, w2_part(members)?);
+    if members.is_given()
+        && members.has(W2)
+        && matches!(w2.dims, Dims::Kernel(ref kernel) if kernel.len() == 1)
+    {
+        return Err(Error::unsupported(
+            "is a LoKr of PEFT on a 1-D convolution, whose factors PEFT puts together in another way than all others",
+        ));
+    }
     let (rows, cols) = (w1.rows.saturating_mul(w2.rows), w1.cols.saturating_mul(w2.cols));
     let shape = WeightShape::new(rows, cols, w2.dims)?;
     let lifted = w1.inner.saturating_mul(w2.inner).saturating_mul(rows + cols);
@@ -92,7 +100,7 @@ fn check(members: &Members<'_>) -> Result<Checked> {
     let folded = if members.has(T2) { w2.inner.saturating_mul(w2.cols) } else { 0 };
     let expanded = lifted.min(rows * cols).max(w1.rows * w1.cols).max(folded);
     let rank = w2.rank.or(w1.rank);
-    let (scale, warning) = rank.map_or(Ok((1.0, None)), |rank| members.scale(rank))?;
+    let (scale, warning) = rank.map_or(Ok((members.scale_of_whole(), None)), |rank| members.scale(rank))?;
     Ok(Checked { shape, scale, rank, expanded, warning })
 }
 

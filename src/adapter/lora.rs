@@ -8,15 +8,19 @@ use faer::Mat;
 
 use super::family::{Checked, Family, Row};
 use super::members::{Members, check_finite};
-use super::shape::WeightShape;
+use super::shape::{Dims, WeightShape};
 use super::{Layer, Param};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real};
 
-const UP: &str = ".lora_up.weight";
-const DOWN: &str = ".lora_down.weight";
-const MID: &str = ".lora_mid.weight";
+pub(super) const UP: &str = ".lora_up.weight";
+pub(super) const DOWN: &str = ".lora_down.weight";
+pub(super) const MID: &str = ".lora_mid.weight";
+/// The bias of `up`.
+pub(super) const BIAS: &str = ".lora_B.bias";
+/// The factors of a weight that is stored inputs by outputs: an embedding's, or one with fan_in_fan_out.
+pub(super) const TRANSPOSED_FACTORS: [&str; 2] = [".lora_embedding_A", ".lora_embedding_B"];
 const INDICES: &str = ".bias_indices";
 const VALUES: &str = ".bias_values";
 const SIZE: &str = ".bias_size";
@@ -28,6 +32,51 @@ pub(super) static ROW: Row = Row {
     others: &[MID, ".alpha", INDICES, VALUES, SIZE],
     check,
 };
+
+pub(super) static TRANSPOSED: Row = Row {
+    family: Family::Lora,
+    param: Param::Weight,
+    marks: &TRANSPOSED_FACTORS,
+    others: &[".alpha"],
+    check: check_transposed,
+};
+
+pub(super) static BIAS_ROW: Row = Row {
+    family: Family::Full,
+    param: Param::Bias,
+    marks: &[BIAS],
+    others: &[DOWN, ".alpha"],
+    check: check_bias,
+};
+
+/// What a suffix means where a weight is stored inputs by outputs.
+pub(super) fn transposed(suffix: &'static str) -> &'static str {
+    match suffix {
+        DOWN => TRANSPOSED_FACTORS[0],
+        UP => TRANSPOSED_FACTORS[1],
+        _ => suffix,
+    }
+}
+
+fn check_transposed(members: &Members<'_>) -> Result<Checked> {
+    let [a, b] = TRANSPOSED_FACTORS;
+    let ((rank, rows), (cols, width)) = (members.flat(a)?, members.flat(b)?);
+    if width != rank {
+        return Err(Error::format(format!(
+            "'{b}' has {width} columns and '{a}' {rank} rows; both are the rank"
+        )));
+    }
+    let (scale, warning) = members.scale(rank)?;
+    let shape = WeightShape::of_tensor(&[rows, cols])?;
+    Ok(Checked { shape, scale, rank: Some(rank), expanded: 0, warning })
+}
+
+fn check_bias(members: &Members<'_>) -> Result<Checked> {
+    let view = members.factor(BIAS)?;
+    let (scale, warning) = members.scale(members.flat(DOWN)?.0)?;
+    let shape = WeightShape::new(view.len(), 1, Dims::Vector)?;
+    Ok(Checked { shape, scale, rank: None, expanded: view.len(), warning })
+}
 
 fn check(members: &Members<'_>) -> Result<Checked> {
     let (rank, down_cols) = members.flat(DOWN)?;
@@ -51,6 +100,13 @@ fn check(members: &Members<'_>) -> Result<Checked> {
 }
 
 pub(super) fn delta<T: Real>(members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+    let [a, b] = TRANSPOSED_FACTORS;
+    if members.has(a) {
+        let turned =
+            |suffix| Ok(members.matrix::<T>(suffix, members.flat(suffix)?.0)?.transpose().to_owned());
+        let term = Term::Plain(Factor::Product { left: turned(a)?, right: turned(b)? });
+        return Ok(Delta::of(layer.scale, term));
+    }
     let rank = members.flat(DOWN)?.0;
     let left = members.matrix(UP, layer.shape.rows)?;
     let down = members.matrix(DOWN, rank)?;

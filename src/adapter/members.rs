@@ -4,38 +4,48 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
+use super::peft::Given;
 use crate::compute::linalg::{row_blocks, set_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real, TensorView, all_finite};
 
 /// The tensors of one layer, by suffix.
 #[derive(Debug)]
-pub struct Members<'a>(BTreeMap<&'static str, TensorView<'a>>);
+pub struct Members<'a> {
+    tensors: BTreeMap<&'static str, TensorView<'a>>,
+    /// What is said of its alpha beside the tensors.
+    given: Option<Given>,
+}
 
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self(tensors)
+        Self { tensors, given: None }
+    }
+
+    /// The same, with what is said beside them.
+    pub(super) fn with(self, given: Option<Given>) -> Self {
+        Self { given, ..self }
     }
 
     /// Suffixes and views, in the order of the suffixes.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, TensorView<'a>)> + '_ {
-        self.0.iter().map(|(suffix, view)| (*suffix, *view))
+        self.tensors.iter().map(|(suffix, view)| (*suffix, *view))
     }
 
     /// The tensor of a suffix.
     pub fn get(&self, suffix: &str) -> Option<TensorView<'a>> {
-        self.0.get(suffix).copied()
+        self.tensors.get(suffix).copied()
     }
 
     pub(super) fn has(&self, suffix: &str) -> bool {
-        self.0.contains_key(suffix)
+        self.tensors.contains_key(suffix)
     }
 
     /// A factor that must be there, of floats, with no empty side.
     pub(super) fn factor(&self, suffix: &str) -> Result<TensorView<'a>> {
         let view = self.get(suffix).ok_or_else(|| {
-            let present: Vec<_> = self.0.keys().copied().collect();
+            let present: Vec<_> = self.tensors.keys().copied().collect();
             Error::format(format!("the tensor '{suffix}' is missing beside {}", present.join(", ")))
         })?;
         if !view.dtype.is_float() {
@@ -79,8 +89,26 @@ impl<'a> Members<'a> {
         Ok(out)
     }
 
+    /// What is said of an alpha that is no tensor.
+    fn given(&self) -> Option<Given> {
+        self.given.filter(|_| !self.has(".alpha"))
+    }
+
+    /// Whether PEFT or diffusers said something beside them.
+    pub(super) fn is_given(&self) -> bool {
+        self.given().is_some()
+    }
+
+    /// What multiplies two factors that are stored whole: 1, whatever alpha says, but for PEFT's.
+    pub(super) fn scale_of_whole(&self) -> f64 {
+        self.given().map_or(1.0, |given| given.scale(None))
+    }
+
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).
     pub(super) fn scale(&self, rank: usize) -> Result<(f64, Option<String>)> {
+        if let Some(given) = self.given() {
+            return Ok((given.scale(Some(rank)), None));
+        }
         let Some(alpha) = self.alpha()? else { return Ok((1.0, None)) };
         if !alpha.is_finite() {
             return Err(Error::value(format!("alpha is {alpha}; it must be finite here")));

@@ -11,8 +11,10 @@ mod lokr;
 mod lora;
 mod members;
 pub mod name;
+mod peft;
 mod refused;
 mod shape;
+mod spelling;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +24,7 @@ use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::file::Container;
 use crate::tensor::{Dtype, Real, TensorView};
+use peft::Configs;
 
 pub use family::Family;
 pub(crate) use family::stored_delta;
@@ -29,7 +32,11 @@ pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub use shape::{Dims, WeightShape};
+pub(crate) use spelling::{kept_alpha, with_letters};
 pub use write::{NewTensor, write};
+
+/// The key of the metadata that every file of lycomerge's has.
+pub(crate) const RECIPE_KEY: &str = "lycomerge_recipe";
 
 /// Which parameter of a model's layer is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,19 +101,20 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors or PyTorch file; tensors stay on disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder of one and its configuration; tensors stay on
+    /// disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
     /// without the base weight, each with the file's and the layer's name.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::read(Container::open(path.as_ref())?).and_then(Self::refuse_unknown)
+        Self::read(Container::open(&peft::tensors(path.as_ref())?)?).and_then(Self::refuse_unknown)
     }
 
     /// As [`open`](Self::open), but layers that can't be understood are left out; each is a
     /// [`warning`](Self::warnings).
     pub fn open_skipping_unknown(path: impl AsRef<Path>) -> Result<Self> {
-        Self::read(Container::open(path.as_ref())?)
+        Self::read(Container::open(&peft::tensors(path.as_ref())?)?)
     }
 
     /// An adapter from the bytes of a safetensors or PyTorch file; `name` stands for the path in messages.
@@ -129,14 +137,22 @@ impl Adapter {
 
     fn read(file: Container) -> Result<Self> {
         let path = file.path().to_owned();
+        let configs = Configs::of(&file)?;
         let mut modules: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
-        let (mut passengers, mut unknown, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut passengers, mut unknown, mut absolute) = (Vec::new(), Vec::new(), Vec::new());
         for name in file.names() {
+            let found = spelling::split(name);
             if name::is_passenger(name) {
                 passengers.push(name.to_owned());
-            } else if let Some((module, suffix)) = family::split(name) {
-                let seen = modules.entry(module.to_owned()).or_default().insert(suffix, name.to_owned());
-                debug_assert!(seen.is_none(), "names are unique");
+            } else if peft::is_absolute(name, found.as_ref().map(|(_, suffix)| *suffix)) {
+                absolute.push(name.to_owned());
+            } else if let Some((module, suffix)) = found {
+                let suffix = if configs.is_transposed(&module) { lora::transposed(suffix) } else { suffix };
+                let tensors = modules.entry(module.clone()).or_default();
+                if let Some(other) = tensors.insert(suffix, name.to_owned()) {
+                    let message = format!("'{other}' and '{name}' are two spellings of one tensor");
+                    unknown.push(Error::format(message).in_layer(module).in_file(&path));
+                }
             } else {
                 let message = format!(
                     "the tensor '{name}' belongs to no adapter family that lycomerge knows; is this an adapter? \
@@ -145,18 +161,26 @@ impl Adapter {
                 unknown.push(Error::format(message).in_file(&path));
             }
         }
+        let mut warnings: Vec<String> = configs.warnings().collect();
+        warnings.extend(peft::absolute_warning(&absolute));
+        passengers.extend(absolute);
+        passengers.sort_unstable();
         let mut layers = BTreeMap::new();
         for (module, tensors) in modules {
-            match family::layers_of(&file, &module, tensors) {
+            match family::layers_of(&file, &module, tensors, configs.given(&module)) {
                 Ok(found) => {
                     for (param, layer, warning) in found {
-                        warnings.extend(warning.map(|w| format!("{}: layer {module}: {w}", path.display())));
+                        warnings.extend(warning.map(|w| format!("layer {module}: {w}")));
                         layers.insert(LayerId { module: module.clone(), param }, layer);
                     }
                 }
                 Err(error) => unknown.push(error.in_layer(&module).in_file(&path)),
             }
         }
+        if configs.is_empty() && !file.metadata().contains_key(RECIPE_KEY) {
+            warnings.extend(peft::missing_alphas(&layers));
+        }
+        let mut warnings: Vec<_> = warnings.into_iter().map(|w| format!("{}: {w}", path.display())).collect();
         if layers.is_empty() && unknown.is_empty() {
             unknown.push(Error::format("the file holds no adapter layers").in_file(&path));
         }
@@ -229,6 +253,12 @@ impl Adapter {
             ([], true) => Family::Full.name(),
             _ => "Mixed",
         }
+    }
+
+    /// Whether low-rank factors are called `lora_A` and `lora_B` here, or something like it; none if there are none.
+    pub fn has_letters(&self) -> Option<bool> {
+        let kohya = |layer: &Layer| Some(!layer.tensors.get(lora::DOWN)?.ends_with(lora::DOWN));
+        self.layers.values().find_map(kohya)
     }
 
     /// The dtype that most of the stored numbers have.

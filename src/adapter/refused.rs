@@ -18,7 +18,7 @@ const CONTAINER: &str =
     "this key layout isn't read yet; convert the file to the kohya layout (lora_up, lora_down, alpha)";
 
 // The order matters: the first row with a mark names the module.
-static ROWS: [Refused; 13] = [
+static ROWS: [Refused; 11] = [
     Refused {
         name: "DoRA",
         marks: &[".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"],
@@ -60,35 +60,6 @@ static ROWS: [Refused; 13] = [
     },
     Refused { name: "AdaLoRA", marks: &[".lora_E"], others: &[], why: CONTAINER },
     Refused { name: "VeRA", marks: &[".vera_lambda_b", ".vera_lambda_d"], others: &[], why: CONTAINER },
-    Refused {
-        name: "PEFT",
-        marks: &[
-            ".lora_A.weight",
-            ".lora_B.weight",
-            ".lora_A.default.weight",
-            ".lora_B.default.weight",
-            ".lora_A",
-            ".lora_B",
-            ".lora_B.bias",
-            ".lora_embedding_A",
-            ".lora_embedding_B",
-        ],
-        others: &[],
-        why: CONTAINER,
-    },
-    Refused {
-        name: "diffusers",
-        marks: &[
-            ".lora.down.weight",
-            ".lora.up.weight",
-            "_lora.down.weight",
-            "_lora.up.weight",
-            ".lora_linear_layer.down.weight",
-            ".lora_linear_layer.up.weight",
-        ],
-        others: &[],
-        why: CONTAINER,
-    },
 ];
 
 pub(super) fn suffixes() -> impl Iterator<Item = &'static str> {

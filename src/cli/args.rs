@@ -64,6 +64,8 @@ Examples:
     lycomerge convert big.safetensors --rank 32 --conv-rank 8 -o small.safetensors
   As few singular values of each layer as hold 95 % of its norm, at most 64:
     lycomerge convert big.safetensors --sv-fro 0.95 --rank 64 -o small.safetensors
+  Under the names that diffusers has for it, the numbers as they are; written to style.diffusers.safetensors:
+    lycomerge convert style.safetensors --naming diffusers
   The best that 40 MB can hold, in any form:
     lycomerge convert big.safetensors --format auto --max-size 40MB -o small.safetensors";
 
@@ -143,7 +145,10 @@ fn storing() -> impl Iterator<Item = Arg> {
     const MERGING: [&str; 4] = ["strategy", "normalize", "norm-threshold", "space"];
     let rows = options::ALL.iter().filter(|row| !MERGING.contains(&row.name));
     rows.map(|row| match row.name {
-        "format" => option(row).help(row.help).default_value("lora"),
+        "format" => option(row)
+            .help(format!("{} [default: lora; keep where --naming is all that is given]", row.help))
+            .hide_default_value(true)
+            .default_value("lora"),
         _ => option(row),
     })
 }
@@ -189,7 +194,7 @@ fn merge() -> Command {
         .arg_required_else_help(true)
         .after_help(format!("Strategies:\n{strategies}\n{BLOCK_WEIGHTS}\n\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
-            files("models", "MODELS", "The adapters to merge: safetensors or PyTorch files, told apart by their content"),
+            files("models", "MODELS", "The adapters to merge: safetensors or PyTorch files, told apart by their content, or PEFT's folders"),
             Arg::new("weights")
                 .short('w')
                 .long("weights")
@@ -222,7 +227,7 @@ fn convert() -> Command {
         .arg_required_else_help(true)
         .after_help(format!("{BLOCK_WEIGHTS}\n\n{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
-            files("models", "FILE", "The adapter: a safetensors or PyTorch file").num_args(1),
+            files("models", "FILE", "The adapter: a safetensors or PyTorch file, or PEFT's folder").num_args(1),
         ])
         .args(block_weights("TEXT", "of the adapter"))
         .args([
@@ -299,6 +304,12 @@ fn extract() -> Command {
         Arg::new(id).value_name(value).required(true).value_parser(value_parser!(PathBuf)).help(help)
     };
     let table = storing().map(|arg| match arg.get_id().as_str() {
+        "format" => arg.help(
+            "What to store: lora, loha, lokr, full, or auto (per layer the smallest form within the tolerance)",
+        ),
+        "naming" => arg.help(
+            "How to name the layers: kohya, diffusers, peft or comfy [default: kohya, which every host reads]",
+        ),
         "quality" => arg.help("exact (1 % error) or good (20 %, no visible difference was measured)"),
         "rank" => arg.help(
             "The largest rank of lora and loha, and of w2 in lokr [default: 64, and 16 for loha, if nothing else is said \
@@ -339,7 +350,11 @@ fn inspect() -> Command {
         .arg_required_else_help(true)
         .after_help(format!("{INSPECT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
-            files("files", "FILES", "The adapters to look at: safetensors or PyTorch files"),
+            files(
+                "files",
+                "FILES",
+                "The adapters to look at: safetensors or PyTorch files, or PEFT's folders",
+            ),
             switch("json", "Print JSON: an array with one object for each file").conflicts_with("type"),
             switch("type", "Print only the kind of each file: LoRA, LoHa, LoKr, Full, Norm or Mixed"),
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
-use lycomerge::fit::Format;
 use lycomerge::merge::blocks::{BlockWeights, Presets};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::report::LayerReport;
@@ -70,9 +70,10 @@ impl Job {
             return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
-        let options = given_options(matches)?;
+        let mut options = given_options(matches)?;
+        keep_if_only_renamed(matches, &mut options)?;
         let blocks = block_weights(matches, models.len())?;
-        let output = path("output").unwrap_or_else(|| beside(&models[0], options.format));
+        let output = path("output").unwrap_or_else(|| beside(&models[0], &options));
         Ok(Self {
             models,
             weights,
@@ -264,10 +265,32 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
     Ok(options)
 }
 
+/// Format `keep` for a conversion that says nothing but another naming; it makes a LoRA otherwise.
+fn keep_if_only_renamed(matches: &ArgMatches, options: &mut Options) -> Result<(), Failure> {
+    let is_there = |name: &str| matches!(matches.try_get_raw(name), Ok(Some(_)));
+    let is_default = is_there("format") && matches.value_source("format") == Some(ValueSource::DefaultValue);
+    let is_given = |name: &str| {
+        is_there(name)
+            && matches.value_source(name) == Some(ValueSource::CommandLine)
+            && !["naming", "skip-unknown", "threads", "memory"].contains(&name)
+    };
+    let mut others = options::ALL.iter().map(|row| row.name).chain(["block-weights"]);
+    if is_default && options.naming.is_some() && !others.any(is_given) {
+        options.set("format", options::KEEP)?;
+    }
+    Ok(options.check()?)
+}
+
 /// Where a conversion goes unless it is told: `style.lora.safetensors` beside `style.safetensors`.
-fn beside(model: &Path, format: Format) -> PathBuf {
-    let mut name = model.file_stem().unwrap_or_default().to_owned();
-    name.push(format!(".{}.safetensors", format.name()));
+fn beside(model: &Path, options: &Options) -> PathBuf {
+    let what = match options.naming {
+        Some(naming) if options.keep => naming.name(),
+        _ => options.format_name(),
+    };
+    // A folder's name has no ending.
+    let stem = if model.is_dir() { model.file_name() } else { model.file_stem() };
+    let mut name = stem.unwrap_or_default().to_owned();
+    name.push(format!(".{what}.safetensors"));
     model.with_file_name(name)
 }
 

@@ -13,6 +13,7 @@ mod inner;
 pub mod joint;
 mod kron;
 mod lowrank;
+mod place;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::tensor::Real;
 pub use hadamard::Hadamard;
 pub(crate) use kron::ScaledKrons;
 pub use kron::{Kron, Split};
+pub use place::Window;
 
 /// Entries of a matrix that is formed from fewer numbers, at most: more than twice what the largest layers of image
 /// models have. Factors of a few kB could ask for terabytes otherwise.

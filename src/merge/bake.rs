@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::engine::{Run, Work};
+use super::naming::Namer;
 use super::plan::{Site, Target};
 use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
@@ -22,7 +23,7 @@ use crate::delta::dense::Rows;
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, Container, FixedWriter, Outline};
-use crate::model::{Checkpoint, Parameter, identify, nearest};
+use crate::model::{Checkpoint, Parameter, nearest};
 use crate::tensor::{Dtype, Real, TensorView};
 
 pub use crate::compute::round::Rounding;
@@ -168,8 +169,9 @@ impl Work for Job<'_> {
 
     /// The factors in three copies, and tiles.
     fn working_set(&self) -> u64 {
-        let layers = self.parts.iter().flat_map(|(target, _)| &target.sources);
-        let numbers = layers.map(|(_, layer)| layer.numbers).fold(0, usize::saturating_add);
+        let sources = self.parts.iter().flat_map(|(target, _)| &target.sources);
+        let layers = sources.flat_map(|source| source.layers());
+        let numbers = layers.map(|layer| layer.numbers).fold(0, usize::saturating_add);
         let tiles = 4 * 8 * TILE.max(self.view.shape.iter().skip(1).product());
         tiles.saturating_add(numbers.saturating_mul(24)) as u64
     }
@@ -190,7 +192,7 @@ impl Merge {
         watch: Watch<'_>,
     ) -> Result<BakeReport> {
         let mut run = Run::new(self.options.threads, self.options.memory.or(Some(MEMORY)), watch)?;
-        let sites = plan::sites(&self.inputs)?;
+        let sites = plan::sites(&self.inputs, &Namer::any(&self.inputs))?;
         let context = self.context(&run, &sites)?;
         let (jobs, mut warnings) = self.jobs(base, &sites)?;
         let recipe = Recipe::of(&self.inputs, &self.options, &AtomicBool::new(false));
@@ -249,8 +251,10 @@ impl Merge {
         }
         let places: BTreeMap<&str, usize> = jobs.iter().map(|job| (job.name, job.place)).collect();
         let (mut missing, mut warnings) = (Vec::new(), Vec::new());
-        for target in sites.iter().flat_map(|site| &site.targets) {
-            let module = identify(&target.id.module);
+        for (site, target) in
+            sites.iter().flat_map(|site| site.targets.iter().map(move |target| (site, target)))
+        {
+            let module = site.identity();
             let parameters = match target.id.param {
                 Param::Weight => base.weight_parts(&module),
                 Param::Bias => base.bias_parts(&module),
@@ -278,7 +282,7 @@ impl Merge {
         match missing.first() {
             None => Ok((jobs, warnings)),
             Some(first) => {
-                let input = &self.inputs[first.sources[0].0].adapter;
+                let input = &self.inputs[first.sources[0].input].adapter;
                 let others = match missing.len() {
                     1 => String::new(),
                     n => format!(", nor those of {} other layers", n - 1),

@@ -1,7 +1,7 @@
 //! The merged deltas themselves, entry by entry: for hosts that add them to a model and store nothing.
 
 use super::plan::{Site, Target};
-use super::{Context, Merge, Watch, engine, plan};
+use super::{Context, Merge, Watch, engine};
 use crate::adapter::{LayerId, WeightShape};
 use crate::delta::dense::Rows;
 use crate::delta::joint::Joint;
@@ -29,7 +29,7 @@ impl Merge {
     /// Whatever is wrong with inputs or options, and what `take` says.
     pub fn deltas(&self, watch: Watch<'_>, mut take: impl FnMut(MergedDelta) -> Result<()>) -> Result<()> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
-        let sites = plan::sites(&self.inputs)?;
+        let sites = self.sites()?;
         let context = self.context(&run, &sites)?;
         run.stage("merging");
         run.for_each(

@@ -170,13 +170,14 @@ impl<'w> Run<'w> {
 
 impl Work for Site<'_> {
     fn name(&self) -> &str {
-        self.module
+        &self.module
     }
 
     /// Its factors in three copies, and its joint spaces or, where those are no smaller, its entries.
     fn working_set(&self) -> u64 {
         let of_target = |target: &Target<'_>| {
-            let numbers: usize = target.sources.iter().map(|(_, layer)| layer.numbers).sum();
+            let layers = target.sources.iter().flat_map(|source| source.layers());
+            let numbers: usize = layers.map(|layer| layer.numbers).sum();
             let (m, n) = (target.shape.rows, target.shape.cols);
             numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
         };

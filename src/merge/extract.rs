@@ -1,7 +1,7 @@
 //! What training put into a checkpoint, as an adapter: W_tuned − W_base, fitted layer by layer.
 //!
 //! Both checkpoints are mapped and paired by what their parameters are, whatever they call them; the output is named as
-//! kohya's trainers name their files, which every host reads. A worker forms the difference of one module at a time,
+//! kohya's trainers name their files, which every host reads, unless another naming is asked for. A worker forms the difference of one module at a time,
 //! whole, so memory is bounded by the largest layers and not by the files. Layers without a difference are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::engine::{Run, Work};
 use super::store::{self, Place};
 use super::{Merge, Options, Quality, Watch, labels, recipe, summarise};
-use crate::adapter::{Dims, LayerId, NewTensor, Param, WeightShape};
+use crate::adapter::{Dims, LayerId, NewTensor, Param, WeightShape, with_letters};
 use crate::delta::joint::Joint;
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
@@ -136,11 +136,14 @@ impl Merge {
         let options = self.extract_options()?;
         let mut run = Run::new(options.threads, options.memory.or(Some(MEMORY)), watch)?;
         let model = model_of(base);
-        let Pairs { jobs, mut warnings } = pair(base, tuned, model, options.skip_unknown)?;
+        let naming = options.naming.unwrap_or(Naming::Kohya);
+        let dialect = Dialect::new(naming, model);
+        let Pairs { jobs, mut warnings } = pair(base, tuned, &dialect, options.skip_unknown)?;
         let file = AtomicFile::create(path)?;
         let kind = FileKind::of_name(path);
         let bound = options.bound(options.max_size.is_some());
-        let extract = Extract { fit: options.fit(), bound, choices: BTreeMap::new() };
+        let extract =
+            Extract { fit: options.fit(), bound, letters: naming.has_letters(), choices: BTreeMap::new() };
         let (extract, tolerance) = extract.within(options.max_size, &mut run, &jobs, kind)?;
 
         let reserve = jobs.iter().map(|job| job.header_entries(kind)).sum::<usize>() + HEADER_REST;
@@ -214,6 +217,9 @@ impl Merge {
                 "what is extracted comes from two checkpoints; a merge with inputs has none",
             ));
         }
+        if options.keep {
+            return Err(Error::option("format keep stores an adapter as it is, and there is none"));
+        }
         if options.quality == Some(Quality::Compact) {
             return Err(Error::option(
                 "quality compact means no larger than the largest adapter, and there is none; use max-size or rank",
@@ -242,6 +248,8 @@ impl Merge {
 struct Extract {
     fit: FitOptions,
     bound: Bound,
+    /// Whether low-rank factors are called A and B.
+    letters: bool,
     /// What a limit on the size chose: what is made is what was counted.
     choices: BTreeMap<LayerId, Choice>,
 }
@@ -304,6 +312,7 @@ impl Extract {
                 piece.unchanged += 1;
                 continue;
             };
+            let tensors = if self.letters { with_letters(tensors) } else { tensors };
             let layer = store::report(&change.id, family, &change.shape, &tensors, &certificate);
             piece.layers.push((layer, certificate));
             piece.tensors.extend(tensors);
@@ -470,10 +479,9 @@ fn model_of(checkpoint: &Checkpoint) -> Option<Architecture> {
 fn pair<'a>(
     base: &'a Checkpoint,
     tuned: &'a Checkpoint,
-    model: Option<Architecture>,
+    dialect: &Dialect,
     skip_unknown: bool,
 ) -> Result<Pairs<'a>> {
-    let dialect = Dialect::new(Naming::Kohya, model);
     let whole = |identity: &Identity| Identity { rows: Rows::WHOLE, ..identity.clone() };
     let all = |checkpoint: &Checkpoint| -> BTreeSet<Identity> {
         checkpoint.weights().chain(checkpoint.biases()).map(whole).collect()
@@ -482,8 +490,16 @@ fn pair<'a>(
     let mut jobs: BTreeMap<String, Job<'a>> = BTreeMap::new();
     let (mut differ, mut warnings) = (Vec::new(), lacking(&ours, &theirs, base, tuned));
     for module in ours.intersection(&theirs) {
-        let names = dialect.names(module, &module.path).filter(|_| !is_embedding(module));
+        let given = base.weight_parts(module).first().map_or("", |weight| weight.module());
+        let names = dialect.names(module, given).filter(|_| !is_embedding(module));
         let is_stored = names.is_some();
+        if !is_stored && !is_embedding(module) && module.component != Component::Other {
+            let message = format!(
+                "nobody knows how the naming {} spells this module; --naming kohya has a name for every module",
+                dialect.naming().name()
+            );
+            return Err(Error::unsupported(message).in_layer(given).in_file(base.path()));
+        }
         // What hosts have no name for is compared all the same.
         let names = names.unwrap_or_else(|| vec![(module.path.clone(), Rows::WHOLE)]);
         for (name, rows) in names {

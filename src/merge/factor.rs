@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Mat;
 
-use super::plan::Target;
+use super::plan::{Part, Source, Target};
 use super::strategy::{Facts, Strategy};
 use super::{Input, engine};
 use crate::adapter::NewTensor;
@@ -26,8 +26,17 @@ struct Key {
 }
 
 fn keys(target: &Target<'_>, inputs: &[Input]) -> Result<Vec<Key>> {
-    let members: Vec<_> =
-        target.sources.iter().map(|(index, layer)| (*index, inputs[*index].adapter.members(layer))).collect();
+    let of_source = |source: &Source<'_>| match &source.parts[..] {
+        [Part { layer, windows: None, .. }] => {
+            Ok((source.input, inputs[source.input].adapter.members(layer)))
+        }
+        _ => {
+            let message = "has in parts here what is whole in another input, or the other way; factor space can't add \
+                           them (delta space can)";
+            Err(Error::mismatch(message).in_file(inputs[source.input].adapter.path()))
+        }
+    };
+    let members: Vec<_> = target.sources.iter().map(of_source).collect::<Result<_>>()?;
     let suffixes: BTreeSet<_> =
         members.iter().flat_map(|(_, members)| members.iter().map(|(suffix, _)| suffix)).collect();
     let mut keys = Vec::new();

@@ -1,7 +1,7 @@
 //! Size and error before the heavy work, from the spectra of a sample of layers.
 
 use super::plan::{Site, Target};
-use super::{Context, Merge, Watch, engine, plan};
+use super::{Context, Merge, Watch, engine};
 use crate::error::Result;
 use crate::file::FileKind;
 use crate::fit::{Bound, Curve, FitOptions, Format, Purpose, budget};
@@ -60,8 +60,13 @@ impl Merge {
     /// Whatever is wrong with inputs or options.
     pub fn forecast(&self, watch: Watch<'_>) -> Result<Forecast> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
-        let sites = plan::sites(&self.inputs)?;
+        let sites = self.sites()?;
         let context = self.context(&run, &sites)?;
+        if self.options.keep {
+            let bytes = self.inputs.iter().map(|input| input.adapter.file().byte_len()).sum();
+            let sampled = (sites.len(), sites.len());
+            return Ok(Forecast { bytes, error: 0.0, sampled, input_bytes: bytes, alternatives: Vec::new() });
+        }
         run.stage("surveying");
         let (chosen, total) = sample(sites, SAMPLE);
         let bound = self.plain_bound();
@@ -94,7 +99,7 @@ impl Merge {
     /// Whatever is wrong with inputs or options.
     pub fn alternatives(&self, watch: Watch<'_>) -> Result<Vec<Alternative>> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
-        let sites = plan::sites(&self.inputs)?;
+        let sites = self.sites()?;
         let context = self.context(&run, &sites)?;
         run.stage("surveying");
         let (chosen, _) = sample(sites, SMALL_SAMPLE);
@@ -192,7 +197,7 @@ fn sample(mut sites: Vec<Site<'_>>, most: usize) -> (Vec<(Site<'_>, usize)>, usi
     let total = sites.len();
     let take = total.min(most);
     let entries = |site: &Site<'_>| site.targets.iter().map(|t| t.shape.rows * t.shape.cols).sum::<usize>();
-    sites.sort_by_key(|site| (entries(site), site.module));
+    sites.sort_by_cached_key(|site| (entries(site), site.module.clone()));
     let mut chosen = Vec::with_capacity(take);
     for (index, site) in sites.into_iter().enumerate() {
         // The k-th of `take` equal parts of the order, by the site in its middle.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::Input;
 use super::recipe::Recipe;
+use crate::adapter::RECIPE_KEY;
 
 type Metadata = BTreeMap<String, String>;
 
@@ -79,7 +80,23 @@ pub(super) fn metadata(
         ("modelspec.merged_from", titles.join(", ")),
         ("modelspec.implementation", "https://github.com/KohakuBlueleaf/LyCORIS".to_owned()),
         ("lycomerge_version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lycomerge_recipe", json!(recipe).to_string()),
+        (RECIPE_KEY, json!(recipe).to_string()),
+    ] {
+        out.insert(key.to_owned(), value);
+    }
+    out
+}
+
+/// That of an adapter whose tensors are stored as they are: its own, without what is no longer true.
+pub(super) fn kept(input: &Input, recipe: &Recipe) -> Metadata {
+    const STALE: [&str; 4] =
+        ["sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata"];
+    let mut out = input.adapter.metadata().clone();
+    out.retain(|key, _| !STALE.contains(&key.as_str()));
+    for (key, value) in [
+        ("format", "pt".to_owned()),
+        ("lycomerge_version", env!("CARGO_PKG_VERSION").to_owned()),
+        (RECIPE_KEY, json!(recipe).to_string()),
     ] {
         out.insert(key.to_owned(), value);
     }

@@ -11,20 +11,22 @@ mod engine;
 pub mod extract;
 mod factor;
 mod forecast;
+mod keep;
 mod labels;
+mod naming;
 pub mod options;
 mod plan;
 pub mod recipe;
 mod store;
 pub mod strategy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta};
+use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, with_letters};
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
@@ -38,6 +40,7 @@ pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
 pub use options::{Options, Quality, Space};
 
+use naming::Namer;
 use plan::{Merged, Shares, Site, Target};
 use recipe::Recipe;
 use store::Place;
@@ -52,13 +55,6 @@ pub struct Input {
     pub weight: f64,
     /// What the weight is multiplied with in every part of the model.
     pub blocks: Option<BlockWeights>,
-}
-
-impl Input {
-    /// What a module's coefficient is multiplied with.
-    fn block_factor(&self, module: &str) -> f64 {
-        self.blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module))
-    }
 }
 
 /// How far a run is.
@@ -90,13 +86,15 @@ struct Context<'a> {
     inputs: &'a [Input],
     options: &'a Options,
     strategy: Box<dyn Strategy>,
-    shares: Shares<'a>,
+    /// Whether low-rank factors are called `lora_A` and `lora_B`.
+    letters: bool,
+    shares: Shares,
     key_shares: factor::KeyShares,
     fit: FitOptions,
 }
 
-/// A tensor that is no layer: name, bytes, shape.
-type Passenger = (String, Vec<u8>, Vec<usize>);
+/// A tensor that is no layer: name, bytes, shape, type.
+type Passenger = (String, Vec<u8>, Vec<usize>, Dtype);
 
 /// What one site becomes.
 struct Piece {
@@ -174,28 +172,36 @@ impl Merge {
         &self.inputs
     }
 
+    /// The layers of the output.
+    fn sites(&self) -> Result<Vec<Site<'_>>> {
+        plan::sites(&self.inputs, &self.namer())
+    }
+
+    fn namer(&self) -> Namer {
+        Namer::new(&self.inputs, self.options.naming)
+    }
+
     /// What speaks against merging these inputs, one sentence each; none of it stops a merge.
     pub fn compatibility_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let versions: std::collections::BTreeSet<_> =
+        let versions: BTreeSet<_> =
             self.inputs.iter().filter_map(|i| i.adapter.metadata().get("ss_base_model_version")).collect();
         if versions.len() > 1 {
             let names: Vec<_> = versions.into_iter().map(String::as_str).collect();
             warnings.push(format!("the inputs were trained on different base models: {}", names.join(", ")));
         }
         if let [first, rest @ ..] = &self.inputs[..] {
+            let modules = |input: &Input| -> BTreeSet<_> {
+                let identities =
+                    input.adapter.layers().iter().map(|(id, _)| naming::identity(&input.adapter, id));
+                identities.map(|identity| (identity.component, identity.path)).collect()
+            };
+            let own = modules(first);
             for input in rest {
-                let shared = input
-                    .adapter
-                    .layers()
-                    .keys()
-                    .filter(|id| first.adapter.layers().contains_key(id))
-                    .count();
-                if shared == 0 {
+                if own.is_disjoint(&modules(input)) {
                     let (a, b) = (first.adapter.path().display(), input.adapter.path().display());
-                    warnings.push(format!(
-                        "{a} and {b} have no layer in common; do they name layers differently?"
-                    ));
+                    warnings
+                        .push(format!("{a} and {b} have no layer in common; are they for different models?"));
                 }
             }
         }
@@ -232,13 +238,14 @@ impl Merge {
         watch: Watch<'_>,
     ) -> Result<(W, Report)> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
-        let sites = plan::sites(&self.inputs)?;
+        let sites = self.sites()?;
         let context = self.context(&run, &sites)?;
         let name = path.map_or_else(|| "memory".into(), Path::to_owned);
         let kind = FileKind::of_name(&name);
         let (bound, tolerance) = self.bound(&mut run, &context, &sites, kind)?;
 
-        let reserve = sites.iter().map(|site| header_entries(site, kind)).sum::<usize>() + self.header_rest();
+        let reserve = sites.iter().map(|site| header_entries(site, kind, self.options.keep)).sum::<usize>()
+            + self.header_rest();
         let mut writer = Writer::new(sink, name, reserve)?;
         // Hashing the inputs takes a while and needs nothing of the rest.
         let stop = AtomicBool::new(false);
@@ -256,7 +263,7 @@ impl Merge {
         });
         let Body { stored, layers, warnings } = body?;
         let recipe = recipe.map_err(|_| Error::internal("the inputs could not be hashed"))?;
-        let (sink, finished) = writer.finish(labels::metadata(&self.inputs, &recipe, &stored, path))?;
+        let (sink, finished) = writer.finish(self.metadata(&recipe, &stored, path))?;
 
         let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
         let direction =
@@ -296,8 +303,8 @@ impl Merge {
             |site| context.piece(site, bound),
             |site, piece| {
                 let module = format!("{}.", site.module);
-                while let Some((name, data, shape)) = passengers.next_if(|(name, ..)| *name < module) {
-                    writer.push(&name, self.options.dtype, &shape, &data)?;
+                while let Some((name, data, shape, dtype)) = passengers.next_if(|(name, ..)| *name < module) {
+                    writer.push(&name, dtype, &shape, &data)?;
                 }
                 for tensor in piece.tensors {
                     let name = format!("{}{}", site.module, tensor.suffix);
@@ -308,13 +315,13 @@ impl Merge {
                     body.stored.ranks.extend(layer.rank);
                 }
                 body.layers.extend(piece.layers);
-                scaled.extend((piece.scaled > MUCH).then_some((piece.scaled, site.module)));
-                flat.extend(piece.flat.then_some(site.module));
+                scaled.extend((piece.scaled > MUCH).then(|| (piece.scaled, site.module.clone())));
+                flat.extend(piece.flat.then(|| site.module.clone()));
                 Ok(())
             },
         )?;
-        for (name, data, shape) in passengers {
-            writer.push(&name, self.options.dtype, &shape, &data)?;
+        for (name, data, shape, dtype) in passengers {
+            writer.push(&name, dtype, &shape, &data)?;
         }
         body.warnings.extend(scale_warning(&scaled));
         body.warnings.extend(flat_warning(&flat));
@@ -322,7 +329,7 @@ impl Merge {
     }
 
     /// Checks what can be checked without work, and gathers what the strategy wants to know of the whole file.
-    fn context<'a>(&'a self, run: &engine::Run<'_>, sites: &[Site<'a>]) -> Result<Context<'a>> {
+    fn context<'a>(&'a self, run: &engine::Run<'_>, sites: &[Site<'_>]) -> Result<Context<'a>> {
         let options = &self.options;
         options.check()?;
         if self.inputs.is_empty() {
@@ -337,10 +344,13 @@ impl Merge {
                 self.inputs.len()
             )));
         }
-        if options.space == Space::Factor && self.inputs.iter().any(|input| input.blocks.is_some()) {
-            return Err(Error::option(
-                "block weights and space factor can't be used together: factors are scaled there, not effects",
-            ));
+        let weighs = self.inputs.iter().any(|input| input.blocks.is_some());
+        if weighs && (options.space == Space::Factor || options.keep) {
+            let (what, why) = match options.keep {
+                true => ("format keep", "tensors are stored as they are"),
+                false => ("space factor", "factors are scaled there, not effects"),
+            };
+            return Err(Error::option(format!("block weights and {what} can't be used together: {why}")));
         }
         let no_lokr =
             |input: &Input| input.adapter.layers().values().all(|layer| layer.family != Family::Lokr);
@@ -351,6 +361,11 @@ impl Merge {
                  forces a split)",
             ));
         }
+        if options.keep && !matches!(&self.inputs[..], [Input { weight, .. }] if *weight == 1.0) {
+            return Err(Error::option(
+                "format keep stores one adapter as it is: it takes one input, at the weight 1",
+            ));
+        }
         let row = strategy::by_name(&options.strategy)?;
         let (mut shares, mut key_shares) = (Shares::new(), factor::KeyShares::new());
         if row.whole_file {
@@ -359,10 +374,12 @@ impl Merge {
                 key_shares = factor::key_shares(run, &self.inputs, sites)?;
             }
         }
+        let strategy = (row.make)(options);
         Ok(Context {
             inputs: &self.inputs,
             options,
-            strategy: (row.make)(options),
+            strategy,
+            letters: self.namer().letters,
             shares,
             key_shares,
             fit: options.fit(),
@@ -372,6 +389,18 @@ impl Merge {
     /// What every layer's fit must keep to, before any size limit.
     fn plain_bound(&self) -> Bound {
         self.options.bound(self.size_limit().is_some())
+    }
+
+    fn metadata(
+        &self,
+        recipe: &Recipe,
+        stored: &labels::Stored,
+        path: Option<&Path>,
+    ) -> BTreeMap<String, String> {
+        match &self.inputs[..] {
+            [input] if self.options.keep => labels::kept(input, recipe),
+            inputs => labels::metadata(inputs, recipe, stored, path),
+        }
     }
 
     /// The limit on the output's size, if there is one.
@@ -407,7 +436,7 @@ impl Merge {
     fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>, kind: FileKind) -> usize {
         let alphas = |site: &Site<'_>| site.targets.len() * self.options.dtype.size();
         let of_sites: usize =
-            sites.map(|(site, count)| (header_entries(site, kind) + alphas(site)) * count).sum();
+            sites.map(|(site, count)| (header_entries(site, kind, false) + alphas(site)) * count).sum();
         of_sites + self.header_rest() + 16
     }
 
@@ -422,14 +451,17 @@ impl Merge {
         for input in &self.inputs {
             for (name, view) in input.adapter.passengers() {
                 if !all.contains_key(name) {
-                    let mut data = Vec::new();
-                    encode(&view.to_reals::<f64>(), self.options.dtype, &mut data)
-                        .map_err(|e| e.in_layer(name).in_file(input.adapter.path()))?;
-                    all.insert(name.to_owned(), (data, view.shape.to_vec()));
+                    let (mut data, mut dtype) = (view.data.to_vec(), view.dtype);
+                    if !self.options.keep {
+                        (data, dtype) = (Vec::new(), self.options.dtype);
+                        encode(&view.to_reals::<f64>(), dtype, &mut data)
+                            .map_err(|e| e.in_layer(name).in_file(input.adapter.path()))?;
+                    }
+                    all.insert(name.to_owned(), (data, view.shape.to_vec(), dtype));
                 }
             }
         }
-        Ok(all.into_iter().map(|(name, (data, shape))| (name, data, shape)).collect())
+        Ok(all.into_iter().map(|(name, (data, shape, dtype))| (name, data, shape, dtype)).collect())
     }
 }
 
@@ -474,6 +506,7 @@ impl Context<'_> {
         let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), scaled: 1.0, flat: false };
         for target in &site.targets {
             match self.options.dtype {
+                _ if self.options.keep => self.keep(target, &mut piece)?,
                 Dtype::F32 | Dtype::F64 => self.add::<f64>(target, bound, &mut piece)?,
                 _ => self.add::<f32>(target, bound, &mut piece)?,
             }
@@ -499,26 +532,46 @@ impl Context<'_> {
                 let dtype = self.options.dtype;
                 let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
                 let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
-                (target.sources[0].1.family, tensors, certificate)
+                (target.family(), tensors, certificate)
             }
         };
-        let report = LayerReport {
-            inputs: target.sources.iter().map(|(index, _)| *index).collect(),
-            coefficients: merged.coefficients,
-            ..store::report(target.id, family, &target.shape, &tensors, &certificate)
-        };
-        piece.layers.push((report, certificate));
         piece.scaled = piece.scaled.max(merged.scaled);
         piece.flat |= family == Family::Full && target.has_unknown_kernel();
-        piece.tensors.extend(tensors);
+        self.report(target, family, tensors, certificate, merged.coefficients, piece);
         Ok(())
+    }
+
+    /// Adds a target's tensors to what its module is stored as, and says what they are.
+    fn report(
+        &self,
+        target: &Target<'_>,
+        family: Family,
+        tensors: Vec<NewTensor>,
+        certificate: Certificate,
+        coefficients: Vec<f64>,
+        piece: &mut Piece,
+    ) {
+        let tensors = if self.letters { with_letters(tensors) } else { tensors };
+        let report = LayerReport {
+            inputs: target.sources.iter().map(|source| source.input).collect(),
+            coefficients,
+            ..store::report(&target.id, family, &target.shape, &tensors, &certificate)
+        };
+        piece.layers.push((report, certificate));
+        piece.tensors.extend(tensors);
     }
 }
 
 /// What a site takes of the header at most, or of what a file of another kind has instead: up to four tensors for a
 /// weight and one for a bias.
-fn header_entries(site: &Site<'_>, kind: FileKind) -> usize {
+fn header_entries(site: &Site<'_>, kind: FileKind, keep: bool) -> usize {
+    // As they are, and an alpha.
+    let kept = |target: &Target<'_>| {
+        let layers = target.sources.iter().flat_map(|source| source.layers());
+        layers.map(|layer| layer.tensor_names().count()).max().unwrap_or(0) + 1
+    };
     let of_target = |target: &Target<'_>| match target.id.param {
+        _ if keep => kept(target),
         Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
         _ => 1,
     };
@@ -530,7 +583,7 @@ fn header_entries(site: &Site<'_>, kind: FileKind) -> usize {
 const MUCH: f64 = 10.0;
 
 /// What there is to know of layers that a strategy scales up much.
-fn scale_warning(scaled: &[(f64, &str)]) -> Option<String> {
+fn scale_warning(scaled: &[(f64, String)]) -> Option<String> {
     let (most, module) = scaled.iter().max_by(|x, y| x.0.total_cmp(&y.0))?;
     let layers =
         if scaled.len() == 1 { "1 layer is".to_owned() } else { format!("{} layers are", scaled.len()) };
@@ -541,7 +594,7 @@ fn scale_warning(scaled: &[(f64, &str)]) -> Option<String> {
 }
 
 /// What there is to know of differences that are stored flat.
-fn flat_warning(modules: &[&str]) -> Option<String> {
+fn flat_warning(modules: &[String]) -> Option<String> {
     let (first, several) = (modules.first()?, if modules.len() == 1 { "" } else { "s" });
     Some(format!(
         "the kernel of {} layer{several} is not known ({first}{}), so the difference is stored flat; hosts that \

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fit::{Bound, FitOptions, Format, RankRule, budget};
+use crate::model::Naming;
 use crate::tensor::Dtype;
 
 use super::strategy;
@@ -39,6 +40,8 @@ pub struct Options {
     pub space: Space,
     /// What to store.
     pub format: Format,
+    /// Store the tensors of the only input as they are, in place of a format.
+    pub keep: bool,
     /// One of the three named points.
     pub quality: Option<Quality>,
     /// The relative error allowed per layer.
@@ -61,6 +64,8 @@ pub struct Options {
     pub match_norm: bool,
     /// The element type of the output.
     pub dtype: Dtype,
+    /// How layers are named; none: as the first input does it.
+    pub naming: Option<Naming>,
     /// Leave out what can't be understood.
     pub skip_unknown: bool,
     /// Threads; none: one per core.
@@ -77,6 +82,7 @@ impl Default for Options {
             norm_threshold: 1.0,
             space: Space::Delta,
             format: Format::Auto,
+            keep: false,
             quality: None,
             tolerance: None,
             rank: None,
@@ -88,6 +94,7 @@ impl Default for Options {
             factor: None,
             match_norm: false,
             dtype: Dtype::F16,
+            naming: None,
             skip_unknown: false,
             threads: None,
             memory: None,
@@ -108,11 +115,14 @@ pub struct Row {
     set: fn(&mut Options, &str) -> Result<()>,
 }
 
+/// The format that is none.
+pub const KEEP: &str = "keep";
+
 /// More threads than the largest machines have cores only take memory, until there is none left.
 const MOST_THREADS: usize = 1024;
 
 /// Every option.
-pub static ALL: [Row; 19] = [
+pub static ALL: [Row; 20] = [
     Row {
         name: "strategy",
         value: Some("NAME"),
@@ -146,8 +156,13 @@ pub static ALL: [Row; 19] = [
         name: "format",
         value: Some("FORMAT"),
         default: "auto",
-        help: "What to store: auto (per layer the smallest form within the tolerance), lokr, loha, lora or full",
-        set: |o, v| v.parse().map(|x| o.format = x),
+        help: "What to store: auto (per layer the smallest form within the tolerance), lokr, loha, lora, full, or keep \
+               (one adapter's tensors as they are, for another naming)",
+        set: |o, v| {
+            o.keep = v == KEEP;
+            o.format = if o.keep { Format::Auto } else { v.parse()? };
+            Ok(())
+        },
     },
     Row {
         name: "quality",
@@ -244,6 +259,14 @@ pub static ALL: [Row; 19] = [
         set: |o, v| v.parse().map(|x| o.dtype = x),
     },
     Row {
+        name: "naming",
+        value: Some("NAMING"),
+        default: "the first model's",
+        help: "How layers are named: kohya (lora_unet_…), diffusers (unet.…, transformer.…), peft (base_model.model.…) or \
+               comfy (diffusion_model.…)",
+        set: |o, v| one_of(v, &Naming::ALL.map(|(naming, name)| (name, naming))).map(|x| o.naming = Some(x)),
+    },
+    Row {
         name: "skip-unknown",
         value: None,
         default: "false",
@@ -285,6 +308,11 @@ impl Options {
         })?;
         (row.set)(self, value)
             .map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
+    }
+
+    /// The name of what is stored.
+    pub fn format_name(&self) -> &'static str {
+        if self.keep { KEEP } else { self.format.name() }
     }
 
     /// The rule that chooses ranks, if there is one.
@@ -361,6 +389,12 @@ impl Options {
                 let format = format!("format {}", self.format.name());
                 return clash(rule, &format, "it chooses the ranks of a LoRA; add --format lora");
             }
+        }
+        if self.keep
+            && (self.quality.is_some() || self.match_norm || self.space == Space::Factor)
+                | limits().any(|(_, set)| set)
+        {
+            return clash("format keep", "fit options", "tensors are stored as they are, nothing is fitted");
         }
         if self.factor.is_some() && self.format != Format::Lokr {
             return clash(

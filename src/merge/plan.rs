@@ -3,28 +3,46 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
+use super::naming::{self, Namer};
 use super::strategy::{Facts, Strategy};
 use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
-use crate::delta::{Delta, gram};
+use crate::delta::{Delta, Window, gram};
 use crate::error::{Error, Result};
 use crate::fit::Inherited;
+use crate::model::{Identity, identify, identify_shaped};
 use crate::tensor::Real;
 
 /// One parameter of the model and the inputs that change it.
 pub(super) struct Target<'a> {
-    pub(super) id: &'a LayerId,
+    pub(super) id: LayerId,
     /// What the inputs' shapes have in common.
     pub(super) shape: WeightShape,
     /// Whether an input stores it as a norm layer's difference.
     pub(super) norm: bool,
-    /// Input and layer, in the order of the inputs.
-    pub(super) sources: Vec<(usize, &'a Layer)>,
+    /// What the inputs that change it do, in their order.
+    pub(super) sources: Vec<Source<'a>>,
+}
+
+/// What one input does to a parameter.
+pub(super) struct Source<'a> {
+    /// Which input.
+    pub(super) input: usize,
+    /// Its layers: several where it has in parts what the output has whole.
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+/// A layer of an input, and where its rows are in the target.
+pub(super) struct Part<'a> {
+    pub(super) id: &'a LayerId,
+    pub(super) layer: &'a Layer,
+    /// None where they are all of the target's, in their order.
+    pub(super) windows: Option<Vec<Window>>,
 }
 
 /// All targets of one module: what one worker does at a time, and what stands together in the file.
 pub(super) struct Site<'a> {
-    pub(super) module: &'a str,
+    pub(super) module: String,
     pub(super) targets: Vec<Target<'a>>,
 }
 
@@ -40,52 +58,33 @@ pub(super) struct Merged<T: Real> {
 }
 
 /// The sites of all inputs, in the order in which their tensors stand in a file.
-pub(super) fn sites<'a>(inputs: &'a [Input]) -> Result<Vec<Site<'a>>> {
-    let mut targets: BTreeMap<&LayerId, Target<'a>> = BTreeMap::new();
-    for (index, input) in inputs.iter().enumerate() {
-        for (id, layer) in input.adapter.layers() {
-            let norm = layer.family == Family::Norm;
-            let target = targets.entry(id).or_insert_with(|| Target {
-                id,
-                shape: layer.shape.clone(),
-                norm,
-                sources: Vec::new(),
-            });
-            target.shape = target
-                .shape
-                .join(&layer.shape)
-                .map_err(|e| e.in_layer(&id.module).in_file(input.adapter.path()))?;
-            target.norm |= norm;
-            target.sources.push((index, layer));
-        }
-    }
+pub(super) fn sites<'a>(inputs: &'a [Input], namer: &Namer) -> Result<Vec<Site<'a>>> {
     let mut sites: BTreeMap<String, Site<'a>> = BTreeMap::new();
-    for (id, target) in targets {
+    for target in naming::targets(inputs, namer)? {
         // Tensor names are the module's with a dot and a suffix, and sort so.
-        let site = sites
-            .entry(format!("{}.", id.module))
-            .or_insert_with(|| Site { module: &id.module, targets: Vec::new() });
+        let module = target.id.module.clone();
+        let site = sites.entry(format!("{module}.")).or_insert_with(|| Site { module, targets: Vec::new() });
         site.targets.push(target);
     }
     Ok(sites.into_values().collect())
 }
 
 /// ‖Δᵢ‖ / Σ_layers ‖Δᵢ‖ of every target and input.
-pub(super) type Shares<'a> = BTreeMap<&'a LayerId, Vec<f64>>;
+pub(super) type Shares = BTreeMap<LayerId, Vec<f64>>;
 
 /// Gathers the shares of all targets: the first pass of the strategies that need the whole file.
-pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<'a>]) -> Result<Shares<'a>> {
+pub(super) fn shares(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<'_>]) -> Result<Shares> {
     let norms = run.map(sites, |site| {
-        let norm = |target: &Target<'a>| -> Result<(&'a LayerId, Vec<f64>)> {
+        let norm = |target: &Target<'_>| -> Result<(LayerId, Vec<f64>)> {
             let mut norms = vec![0.0; inputs.len()];
-            for (index, layer) in &target.sources {
-                norms[*index] = gram::norm(&inputs[*index].adapter.delta::<f32>(target.id, layer)?);
+            for source in &target.sources {
+                norms[source.input] = gram::norm(&target.read::<f32>(inputs, source)?);
             }
-            Ok((target.id, norms))
+            Ok((target.id.clone(), norms))
         };
         site.targets.iter().map(norm).collect::<Result<Vec<_>>>()
     })?;
-    let mut shares: Shares<'a> = norms.into_iter().flatten().collect();
+    let mut shares: Shares = norms.into_iter().flatten().collect();
     for input in 0..inputs.len() {
         let total: f64 = shares.values().map(|norms| norms[input]).sum();
         if total > 0.0 {
@@ -95,17 +94,63 @@ pub(super) fn shares<'a>(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<
     Ok(shares)
 }
 
+impl Site<'_> {
+    /// What the module is.
+    pub(super) fn identity(&self) -> Identity {
+        match self.targets.iter().find(|target| target.id.param == Param::Weight) {
+            Some(weight) => identify_shaped(&self.module, weight.shape.rows, weight.shape.cols),
+            None => identify(&self.module),
+        }
+    }
+}
+
+impl Source<'_> {
+    /// Its layers.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.parts.iter().map(|part| part.layer)
+    }
+}
+
 impl Target<'_> {
+    /// How the first input stores it.
+    pub(super) fn family(&self) -> Family {
+        self.sources[0].parts[0].layer.family
+    }
+
+    /// What a source does, before block weights.
+    pub(super) fn read<T: Real>(&self, inputs: &[Input], source: &Source<'_>) -> Result<Delta<T>> {
+        self.read_weighed(inputs, source, |_| 1.0)
+    }
+
+    /// What a source does, its layers multiplied each with its own factor.
+    fn read_weighed<T: Real>(
+        &self,
+        inputs: &[Input],
+        source: &Source<'_>,
+        factor: impl Fn(&str) -> f64,
+    ) -> Result<Delta<T>> {
+        let adapter = &inputs[source.input].adapter;
+        let read = |part: &Part<'_>| -> Result<Delta<T>> {
+            let delta = adapter.delta::<T>(part.id, part.layer)?;
+            Ok(part.windows.as_ref().map_or_else(|| delta.clone(), |w| delta.placed(w, self.shape.rows)))
+        };
+        let mut sum = Delta::zero(self.shape.rows, self.shape.cols);
+        for part in &source.parts {
+            sum.add_scaled(factor(&part.id.module), &read(part)?);
+        }
+        Ok(sum)
+    }
+
     /// The merged delta by `strategy`.
     pub(super) fn merge<T: Real>(
         &self,
         inputs: &[Input],
         strategy: &dyn Strategy,
-        shares: &Shares<'_>,
+        shares: &Shares,
     ) -> Result<Merged<T>> {
         let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
-        let present: Vec<usize> = self.sources.iter().map(|(index, _)| *index).collect();
-        let read = |(index, layer): &(usize, &Layer)| inputs[*index].adapter.delta::<T>(self.id, layer);
+        let present: Vec<usize> = self.sources.iter().map(|source| source.input).collect();
+        let read = |source: &Source<'_>| self.read::<T>(inputs, source);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
             true => self.sources.iter().map(read).collect::<Result<_>>()?,
@@ -115,13 +160,12 @@ impl Target<'_> {
             weights: &weights,
             present: &present,
             entries: self.shape.rows * self.shape.cols,
-            shares: shares.get(self.id).map_or(&[], Vec::as_slice),
+            shares: shares.get(&self.id).map_or(&[], Vec::as_slice),
             make_gram: &|| gram::gram(&deltas.iter().collect::<Vec<_>>()),
             gram: OnceCell::new(),
         };
         let all = strategy.coefficients(&facts);
-        let mut coefficients: Vec<f64> =
-            present.iter().map(|index| all[*index] * inputs[*index].block_factor(&self.id.module)).collect();
+        let mut coefficients: Vec<f64> = present.iter().map(|index| all[*index]).collect();
         if let Some(bad) = coefficients.iter().find(|c| !c.is_finite()) {
             let message = format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
             return Err(Error::value(message).in_layer(&self.id.module));
@@ -129,9 +173,14 @@ impl Target<'_> {
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
-            match deltas.get(k) {
-                Some(part) => delta.add_scaled(*coefficient, part),
-                None => delta.add_scaled(*coefficient, &read(source)?),
+            // Strategies look at what adapters do; block weights say how much of that is added.
+            match (&inputs[source.input].blocks, deltas.get(k)) {
+                (None, Some(part)) => delta.add_scaled(*coefficient, part),
+                (None, None) => delta.add_scaled(*coefficient, &read(source)?),
+                (Some(blocks), _) => {
+                    let weighed = self.read_weighed(inputs, source, |module| blocks.factor(module))?;
+                    delta.add_scaled(*coefficient, &weighed);
+                }
             }
             if delta.is_crowded() {
                 inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));

@@ -55,7 +55,7 @@ impl Recipe {
             inputs: inputs.iter().map(input).collect(),
             strategy: options.strategy.clone(),
             space: if options.space == Space::Delta { "delta" } else { "factor" },
-            format: options.format.name(),
+            format: options.format_name(),
             dtype: options.dtype.to_string(),
             options: set(options),
         }
@@ -83,6 +83,7 @@ pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
         ("max-size", options.max_size.map(|x| x.to_string())),
         ("factor", options.factor.map(|x| x.to_string())),
         ("match-norm", options.match_norm.then(|| "true".to_owned())),
+        ("naming", options.naming.map(|naming| naming.name().to_owned())),
         ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()

@@ -71,6 +71,8 @@ struct Evidence {
     prior: bool,
     /// The largest number of a transformer block in a UNet's attention.
     depth: Option<usize>,
+    /// The largest number of a level of blocks.
+    level: Option<usize>,
     /// Inputs of a UNet's cross attention.
     context: Option<usize>,
     /// Inputs of a text encoder's attention.
@@ -111,6 +113,8 @@ impl Evidence {
         self.sgm |= begins(&["input_blocks_", "middle_block_", "output_blocks_"]);
         if rules::is_unet(&path) {
             self.unet = true;
+            let levels = ["down_blocks_", "up_blocks_"].into_iter();
+            self.level = self.level.max(levels.filter_map(|word| number(path.strip_prefix(word)?)).max());
             if let Some((_, rest)) = path.split_once("_transformer_blocks_") {
                 self.depth = self.depth.max(number(rest));
                 if rest.ends_with("_attn2_to_k") || rest.ends_with("_attn2_to_v") {
@@ -157,6 +161,8 @@ impl Evidence {
                 (Some(2..), _) | (_, Some(2048)) => (Sdxl, Certain),
                 (_, Some(768)) => (Sd1, Certain),
                 (_, Some(1024)) => (Sd2, Certain),
+                // SDXL has fewer levels, and more in each attention.
+                _ if self.level >= Some(3) || self.depth == Some(0) => (Sd1, Likely),
                 // Trainers of SD1 and SD2 use diffusers' words.
                 _ if self.sgm => (Sdxl, Likely),
                 _ => (Sd1, Likely),

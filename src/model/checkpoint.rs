@@ -188,7 +188,12 @@ fn parameter_of(tensor: &str) -> Option<(Identity, Param)> {
     weight.or_else(|| module(&BIASES).map(|module| (identify(&module), Param::Bias)))
 }
 
-impl Parameter<'_> {
+impl<'a> Parameter<'a> {
+    /// The module's name, as the file spells it.
+    pub fn module(&self) -> &'a str {
+        self.name.rsplit_once('.').map_or(self.name, |(module, _)| module)
+    }
+
     /// Its shape, of the rows that are meant.
     pub fn shape(&self) -> Vec<usize> {
         let mut shape = self.view.shape.to_vec();

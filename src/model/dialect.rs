@@ -148,6 +148,11 @@ impl Dialect {
         Self { naming, dotted, vocabulary, architecture, prefixes }
     }
 
+    /// The naming that it is, or is most like.
+    pub fn naming(&self) -> Naming {
+        self.naming
+    }
+
     /// The names of the modules that make up the weight that `module`, which another file calls `given`, is or is a
     /// part of, and which rows of it each is. None where nobody knows how to spell it.
     pub fn names(&self, module: &Identity, given: &str) -> Option<Vec<(String, Rows)>> {

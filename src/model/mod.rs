@@ -21,5 +21,5 @@ pub use block::Block;
 pub use checkpoint::{Checkpoint, Parameter};
 pub use dialect::{Dialect, Naming};
 pub use name::{Component, Identity, Rows, identify, identify_shaped};
-pub use nearest::nearest;
+pub use nearest::{most_alike, nearest};
 pub use rules::Vocabulary;

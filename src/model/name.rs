@@ -41,6 +41,20 @@ impl Rows {
     /// All of a weight, the halves of its outputs in the other order.
     pub const SWAPPED: Self = Self { swapped: true, ..Self::WHOLE };
 
+    /// Units that every part is made of: those of fused weights in three and in seven parts.
+    pub(crate) const UNITS: usize = 21;
+
+    /// Whether one of [`UNITS`](Self::UNITS) equal parts of the weight is among them.
+    pub(crate) fn has(self, unit: usize) -> bool {
+        (self.start * Self::UNITS..(self.start + self.len) * Self::UNITS).contains(&(unit * self.of))
+    }
+
+    /// Whether they have outputs in common.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.start * other.of < (other.start + other.len) * self.of
+            && other.start * self.of < (self.start + self.len) * other.of
+    }
+
     /// `len` units from `start` of `of`.
     pub(super) const fn part(start: usize, len: usize, of: usize) -> Self {
         Self { start, len, of, swapped: false }
@@ -71,7 +85,7 @@ enum Says {
 use Says::{Nothing, Text, This};
 
 /// Beginnings of names, with underscores for dots. The longest that fits counts, and another may follow a wrapper.
-const PREFIXES: [(&str, Says); 36] = [
+const PREFIXES: [(&str, Says); 37] = [
     ("base_model_model_", Nothing),
     ("module_", Nothing),
     ("lycoris_", Nothing),
@@ -83,6 +97,8 @@ const PREFIXES: [(&str, Says); 36] = [
     ("unet_", This(Component::Denoiser)),
     ("transformer_", This(Component::Denoiser)),
     ("prior_", This(Component::Denoiser)),
+    // Wan's second network.
+    ("transformer_2_", This(Component::Other)),
     ("diffusion_model_", This(Component::Denoiser)),
     ("model_diffusion_model_", This(Component::Denoiser)),
     ("lora_te_", Text(Component::ClipL)),

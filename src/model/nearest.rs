@@ -4,13 +4,27 @@ use super::name::identify;
 
 /// The candidate whose module has the most similar name, for messages; none if nothing is similar.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    most_alike(name, candidates, 1).pop()
+}
+
+/// At most so many of the most similar, the most similar first.
+pub fn most_alike<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    most: usize,
+) -> Vec<&'a str> {
     /// Less alike than this is something else.
     const ALIKE: f64 = 0.7;
     let path = identify(name).path;
-    let scored = candidates
+    let mut scored: Vec<_> = candidates
         .into_iter()
-        .map(|other| (strsim::normalized_damerau_levenshtein(&path, &identify(other).path), other));
-    scored.filter(|(score, _)| *score >= ALIKE).max_by(|x, y| x.0.total_cmp(&y.0)).map(|(_, other)| other)
+        .map(|other| (strsim::normalized_damerau_levenshtein(&path, &identify(other).path), other))
+        .filter(|(score, _)| *score >= ALIKE)
+        .collect();
+    scored.sort_by(|x, y| y.0.total_cmp(&x.0));
+    scored.dedup_by_key(|(_, other)| *other);
+    scored.truncate(most);
+    scored.into_iter().map(|(_, other)| other).collect()
 }
 
 #[cfg(test)]

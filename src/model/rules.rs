@@ -221,7 +221,8 @@ pub(super) fn spelled(
             };
             let native = native.iter().copied().flatten().find_map(one);
             let native = native.or_else(|| diffusers_to_sgm(path, architecture));
-            native.map(|path| (path, Rows::WHOLE)).into_iter().collect()
+            // Where the authors use diffusers' words, they have its parts, too.
+            native.map_or_else(|| parts(&PARTS), |path| vec![(path, Rows::WHOLE)])
         }
         (Component::ClipL | Component::ClipG, _) => parts(&CLIP_PARTS),
         (Component::T5 | Component::Other, _) => Vec::new(),
