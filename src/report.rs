@@ -51,7 +51,7 @@ pub struct LayerReport {
     pub rank: Option<usize>,
     /// The indices of the inputs that have the layer.
     pub inputs: Vec<usize>,
-    /// The coefficients of those inputs' deltas.
+    /// The coefficients of those inputs' deltas, before block weights.
     pub coefficients: Vec<f64>,
     /// ‖true‖
     pub norm: f64,

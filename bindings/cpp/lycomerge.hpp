@@ -477,12 +477,24 @@ public:
         return changed([&](lyco_error **error) { return lyco_merge_add(get(), adapter.get(), weight, error); });
     }
 
+    /// Sets how strongly an input, counted from 0, acts in every part of the model, such as "IN04-IN08=0.5 te=0".
+    Outcome<Merge &> set_block_weights(std::size_t input, const std::string &text) {
+        return changed([&](lyco_error **error) {
+            return lyco_merge_set_block_weights(get(), input, text.c_str(), error);
+        });
+    }
+
+    /// The same everywhere again.
+    Outcome<Merge &> clear_block_weights(std::size_t input) {
+        return changed([&](lyco_error **error) { return lyco_merge_set_block_weights(get(), input, nullptr, error); });
+    }
+
     /// Sets an option; lycomerge::options() lists them.
     Outcome<Merge &> set(const std::string &key, const std::string &value) {
         return changed([&](lyco_error **error) { return lyco_merge_set(get(), key.c_str(), value.c_str(), error); });
     }
 
-    /// Sets the options as a recipe has them: of a report, or of a merged file's metadata, as JSON.
+    /// Sets the options and block weights as a recipe has them: of a report, or of a merged file's metadata, as JSON.
     Outcome<Merge &> set_recipe(const std::string &json) {
         return changed([&](lyco_error **error) { return lyco_merge_set_recipe(get(), json.c_str(), error); });
     }
@@ -513,6 +525,19 @@ public:
             progress,
             [&](auto hear, void *user, lyco_error **error) {
                 return lyco_merge_bake(get(), base.c_str(), path.c_str(), &options, hear, user, &report, error);
+            },
+            [&] { return Report(report); });
+    }
+
+    /// Stores what the checkpoint `tuned` has more than `base` as an adapter, as the options about what to store say it;
+    /// this merge has no inputs.
+    Outcome<Report> extract(const std::string &base, const std::string &tuned, const std::string &path,
+                            const Progress &progress = nullptr) const {
+        lyco_report *report = nullptr;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_extract(get(), base.c_str(), tuned.c_str(), path.c_str(), hear, user, &report, error);
             },
             [&] { return Report(report); });
     }

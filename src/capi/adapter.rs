@@ -241,7 +241,7 @@ pub(super) unsafe fn open_options(options: *const lyco_open_options) -> Result<O
         // SAFETY: the header asks for a string.
         false => Some(Arc::new(Checkpoint::open(unsafe { text::borrow(options.base, "base") }?)?)),
     };
-    Ok(OpenOptions { skip_unknown, base, ..OpenOptions::default() })
+    Ok(OpenOptions { skip_unknown, base })
 }
 
 /// Adapters

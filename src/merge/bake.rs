@@ -288,9 +288,7 @@ impl Merge {
             let mut first = 0;
             for parameter in &parameters {
                 let job = &mut jobs[places[parameter.name]];
-                job.scale = parameter
-                    .scale()
-                    .map_err(|e| e.in_layer(parameter.name).in_file(parameter.file.path()))?;
+                job.scale = parameter.scale()?;
                 let start = parameter.rows.start;
                 let rows = start..start + shape(parameter).first().copied().unwrap_or(1);
                 job.parts.push((target, windows(&rows, parameter.swapped, first)));

@@ -47,7 +47,12 @@ impl Context<'_> {
         };
         let named = |error: Error| error.in_layer(&target.id.module);
         let members = target.sources.iter().map(whole).collect::<Result<Vec<_>>>().map_err(named)?;
-        let sources: Vec<_> = coefficients.iter().copied().zip(members).collect();
+        let factor = |source: &Source<'_>| {
+            let blocks = self.inputs[source.input].blocks.as_ref();
+            blocks.map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
+        };
+        let strengths = coefficients.iter().zip(&target.sources).map(|(c, source)| c * factor(source));
+        let sources: Vec<_> = strengths.zip(members).collect();
         let family = target.family();
 
         let (mut tensors, mut certificates) = (Vec::new(), Vec::new());

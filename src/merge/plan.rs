@@ -136,16 +136,26 @@ impl Target<'_> {
         self.sources[0].parts[0].layer.family
     }
 
-    /// What a source does at a strength.
+    /// What a source does at a strength, before block weights.
     pub(super) fn read<T: Real>(
         &self,
         inputs: &[Input],
         source: &Source<'_>,
         strength: f64,
     ) -> Result<Delta<T>> {
+        self.read_weighed(inputs, source, |_| strength)
+    }
+
+    /// What a source does, every layer of it at its own strength.
+    fn read_weighed<T: Real>(
+        &self,
+        inputs: &[Input],
+        source: &Source<'_>,
+        strength: impl Fn(&str) -> f64,
+    ) -> Result<Delta<T>> {
         let adapter = &inputs[source.input].adapter;
         let read = |part: &Part<'_>| -> Result<Delta<T>> {
-            let delta = adapter.delta_at::<T>(strength, part.id, part.layer)?;
+            let delta = adapter.delta_at::<T>(strength(&part.id.module), part.id, part.layer)?;
             Ok(part.windows.as_ref().map_or_else(|| delta.clone(), |w| delta.placed(w, self.shape.rows)))
         };
         let mut sum = Delta::zero(self.shape.rows, self.shape.cols);
@@ -202,9 +212,14 @@ impl Target<'_> {
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
             let is_linear = source.layers().all(|layer| layer.family.is_linear());
-            match deltas.get(k).filter(|_| is_linear) {
-                Some(part) => delta.add_scaled(*coefficient, part),
-                None => delta.add_scaled(1.0, &self.read(inputs, source, *coefficient)?),
+            // Strategies look at what adapters do; block weights say how much of that is added.
+            match (&inputs[source.input].blocks, deltas.get(k).filter(|_| is_linear)) {
+                (None, Some(part)) => delta.add_scaled(*coefficient, part),
+                (blocks, _) => {
+                    let factor = |module: &str| blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+                    let strength = |module: &str| coefficient * factor(module);
+                    delta.add_scaled(1.0, &self.read_weighed(inputs, source, strength)?);
+                }
             }
             if delta.is_crowded() {
                 inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));
