@@ -438,8 +438,8 @@ const char *lyco_option_help(size_t index);
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
-/// file is ever executed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file, or PEFT's folder; the tensors stay on disk until they are needed,
+/// and nothing in the file is ever executed. `options` may be NULL.
 lyco_status lyco_adapter_open(const char *path,
                               const lyco_open_options *options,
                               lyco_adapter **adapter,
@@ -586,6 +586,14 @@ lyco_status lyco_merge_add(lyco_merge *merge,
                            double weight,
                            lyco_error **error);
 
+/// Sets how strongly an input, counted from 0 in the order of adding, acts in every part of the model: terms such as
+/// "IN04-IN08=0.5 te=0", or a list of values; `lycomerge merge --help` has the whole grammar. NULL takes them away.
+/// Names that this adapter doesn't have are refused with those that it has.
+lyco_status lyco_merge_set_block_weights(lyco_merge *merge,
+                                         size_t input,
+                                         const char *text,
+                                         lyco_error **error);
+
 /// Sets an option, such as "max-size" to "150MB"; lyco_option_name() and its neighbours list them. Which options
 /// contradict each other is said by the run. "skip-unknown" is only noted in the report: inputs are open already, and
 /// lyco_open_options is where it counts.
@@ -594,9 +602,9 @@ lyco_status lyco_merge_set(lyco_merge *merge,
                            const char *value,
                            lyco_error **error);
 
-/// Sets the options as a recipe has them: of a report, or of a merged file's metadata (key "lycomerge_recipe"). Both the
-/// recipe and a report with one are taken as JSON. Inputs and their weights are yours to add: with those of the recipe,
-/// in its order, a run makes the same bytes again.
+/// Sets the options and the inputs' block weights as a recipe has them: of a report, or of a merged file's metadata (key
+/// "lycomerge_recipe"). Both the recipe and a report with one are taken as JSON. Inputs and their weights are yours to
+/// add, before or after: with those of the recipe, in its order, a run makes the same bytes again.
 lyco_status lyco_merge_set_recipe(lyco_merge *merge,
                                   const char *json,
                                   lyco_error **error);
@@ -680,6 +688,19 @@ lyco_status lyco_merge_bake(const lyco_merge *merge,
                             void *user,
                             lyco_report **report,
                             lyco_error **error);
+
+/// Stores what the checkpoint `tuned` has more than `base` (both as in lyco_merge_bake) as an adapter at `path`, as the
+/// options of the merge about what to store say it; the merge has no inputs. Without an option about rank, error or
+/// size, "lora" has rank 64 and "loha" 16. Layers without a difference are left out. The report has the layers' errors,
+/// measured on what was stored. `progress` and `report` may be NULL.
+lyco_status lyco_merge_extract(const lyco_merge *merge,
+                               const char *base,
+                               const char *tuned,
+                               const char *path,
+                               lyco_progress_callback progress,
+                               void *user,
+                               lyco_report **report,
+                               lyco_error **error);
 
 /// Reports
 /// =======

@@ -51,8 +51,11 @@ pub struct LayerReport {
     pub rank: Option<usize>,
     /// The indices of the inputs that have the layer.
     pub inputs: Vec<usize>,
-    /// The coefficients of those inputs' deltas.
+    /// The coefficients of those inputs' deltas, before block weights.
     pub coefficients: Vec<f64>,
+    /// The space that entries were merged in, where a rule looked at entries: `full`, `core` or `knots`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<&'static str>,
     /// ‖true‖
     pub norm: f64,
     /// ‖stored − true‖ / ‖true‖

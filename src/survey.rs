@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::adapter::{Adapter, Family, Layer, LayerId, name};
+use crate::adapter::{Adapter, Family, Layer, LayerId};
 use crate::delta::gram;
-use crate::model::{Dialect, Sureness, architecture};
+use crate::model::{Architecture, Block, Dialect, Sureness, architecture, identify};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ pub struct Survey {
     /// ‖ΔW‖ over all layers.
     pub norm: f64,
     /// ‖ΔW‖ by block of the model.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<BlockNorm>,
     /// Tensors that are no layers, such as embeddings.
     pub passengers: usize,
     /// Layers and tensors that were left out.
@@ -68,8 +68,8 @@ pub struct Survey {
 
 /// A block of the model, as far as the file changes it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Block {
-    /// Such as `unet down_blocks.1`.
+pub struct BlockNorm {
+    /// What block weights call it: `IN04`, `te1.3`.
     pub name: String,
     /// The layers in it.
     pub layers: usize,
@@ -106,7 +106,7 @@ impl Survey {
         let model = architecture(layers.iter().map(|(id, layer)| (id.module.as_str(), layer.shape.cols)));
         let names = layers.keys().map(|id| id.module.as_str());
         let dialect = Dialect::of(names, model.map(|(architecture, _)| architecture));
-        let (norm, blocks) = blocks(adapter)?;
+        let (norm, blocks) = blocks(adapter, model.map(|(model, _)| model))?;
         Ok(Self {
             file: adapter.path().display().to_string(),
             kind: adapter.kind(),
@@ -126,7 +126,13 @@ impl Survey {
             blocks,
             passengers: adapter.passengers().count(),
             skipped: adapter.skipped(),
-            notes: adapter.warnings().iter().cloned().chain(alphas(adapter)).collect(),
+            notes: adapter
+                .warnings()
+                .iter()
+                .cloned()
+                .chain(alphas(adapter))
+                .chain(unknown(adapter))
+                .collect(),
         })
     }
 
@@ -141,37 +147,42 @@ impl Survey {
     }
 }
 
-/// ‖ΔW‖ of the file, and of every block in the order that people count in.
-fn blocks(adapter: &Adapter) -> crate::Result<(f64, Vec<Block>)> {
+/// ‖ΔW‖ of the file, and of every block in the model's order.
+fn blocks(adapter: &Adapter, model: Option<Architecture>) -> crate::Result<(f64, Vec<BlockNorm>)> {
     let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
     let squares: Vec<(&LayerId, f64)> = layers
         .par_iter()
-        .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))))
+        .map(|(id, layer)| match adapter.lacks_base(layer) {
+            true => Ok((*id, 0.0)),
+            false => Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))),
+        })
         .collect::<crate::Result<_>>()?;
-    let mut sums: BTreeMap<_, (usize, f64)> = BTreeMap::new();
+    let mut sums: BTreeMap<Block, (usize, f64)> = BTreeMap::new();
     for (id, square) in &squares {
-        let (layers, sum) = sums.entry(in_counting_order(name::block(&id.module))).or_default();
+        let (layers, sum) = sums.entry(Block::of(&identify(&id.module))).or_default();
         *layers += 1;
         *sum += square;
     }
     let total: f64 = sums.values().map(|(_, sum)| sum).sum();
     let share = |sum: f64| if total > 0.0 { sum / total } else { 0.0 };
-    let block = |((stem, number), (layers, sum)): ((String, Option<u64>), (usize, f64))| Block {
-        name: number.map_or(stem.clone(), |number| format!("{stem}{number}")),
+    let norm = |(block, (layers, sum)): (Block, (usize, f64))| BlockNorm {
+        name: block.name(model),
         layers,
         norm: sum.sqrt(),
         share: share(sum),
     };
-    Ok((total.sqrt(), sums.into_iter().map(block).collect()))
+    Ok((total.sqrt(), sums.into_iter().map(norm).collect()))
 }
 
-/// Block 2 comes before block 10.
-fn in_counting_order(block: String) -> (String, Option<u64>) {
-    let stem = block.trim_end_matches(|c: char| c.is_ascii_digit());
-    match block[stem.len()..].parse() {
-        Ok(number) => (stem.to_owned(), Some(number)),
-        Err(_) => (block, None),
-    }
+/// How many layers have no effect by themselves.
+fn unknown(adapter: &Adapter) -> Option<String> {
+    let count = adapter.layers().values().filter(|layer| adapter.lacks_base(layer)).count();
+    let what = if count == 1 {
+        "the effect of 1 layer depends"
+    } else {
+        &format!("the effect of {count} layers depends")
+    };
+    (count > 0).then(|| format!("{what} on the base model, which wasn't named; their norms are not counted"))
 }
 
 /// What is odd about the alphas.

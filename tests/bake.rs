@@ -174,6 +174,30 @@ fn pytorch_checkpoints_are_read_and_become_safetensors() {
 }
 
 #[test]
+fn block_weights_count_for_baking_too() {
+    let folder = TempDir::new().unwrap();
+    let (base, output) = (folder.path().join("base.safetensors"), folder.path().join("baked.safetensors"));
+    let lora = adapter("italic.lora");
+    write(&base, &model(&[&lora], Dtype::F32));
+    let mut merge = Merge::new();
+    merge.add(Arc::clone(&lora), 0.5).unwrap();
+    merge.set_block_weights(0, Some("*=0 M00=-2".parse().unwrap())).unwrap();
+    let checkpoint = Checkpoint::open(&base).unwrap();
+    merge.bake(&checkpoint, &output, Rounding::Nearest, &mut |_| true).unwrap();
+    let [base, baked] = [base, output].map(|path| Container::open(&path).unwrap());
+    let mut changed = 0;
+    for (name, delta) in deltas(&[(lora, 0.5 * -2.0)]) {
+        let factor = f64::from(u8::from(name.contains("mid_block_")));
+        let [before, after] = [&base, &baked].map(|file| file.get(&name).unwrap().to_reals::<f64>());
+        for ((before, after), delta) in before.iter().zip(&after).zip(delta) {
+            assert!((after - before - factor * delta).abs() < 1e-7, "{name}");
+        }
+        changed += usize::from(before != after);
+    }
+    assert!(changed > 5);
+}
+
+#[test]
 fn the_metadata_stay_and_the_recipe_is_added() {
     let baked = bake(&two(), "base.safetensors", Dtype::F16, Rounding::Nearest);
     let metadata = baked.output.metadata();

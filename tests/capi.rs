@@ -131,7 +131,7 @@ fn tensors_are_lent_as_they_lie_in_the_file() {
 #[test]
 fn a_cpp_host_owns_what_it_is_given_and_catches_what_fails() {
     for scratch in [run_plain("host.cpp"), run_sanitized("host.cpp")].into_iter().flatten() {
-        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 4);
     }
 }
 

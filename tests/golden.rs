@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use faer::Mat;
 use lycomerge::Adapter;
-use lycomerge::adapter::{LayerId, OftFlags, OpenOptions, Param};
+use lycomerge::adapter::{LayerId, OpenOptions, Param};
 use lycomerge::file::{Container, Writer};
 use lycomerge::model::Checkpoint;
 use lycomerge::tensor::{Dtype, encode};
@@ -64,19 +64,9 @@ fn every_family_gives_the_delta_of_lycoris_loras_forward_pass() {
 fn every_family_that_needs_the_base_gives_the_delta_of_its_library() {
     let golden = Path::new("tests/golden");
     let base = Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap());
-    let exactly = |neumann_terms| OftFlags { neumann_terms, coft: None };
-    let groups = [
-        ("based", OftFlags::default()),
-        ("defined", OftFlags::default()),
-        ("peft", OftFlags::default()),
-        ("peft_oft_neumann_2", exactly(Some(2))),
-        ("peft_oft_neumann_3", exactly(Some(3))),
-        ("peft_oft_neumann_8", exactly(Some(8))),
-        ("peft_oft_exact", exactly(None)),
-        ("peft_oft_coft", OftFlags { coft: Some(0.3), ..OftFlags::default() }),
-    ];
-    for (group, oft) in groups {
-        let options = OpenOptions { base: Some(Arc::clone(&base)), oft, ..OpenOptions::default() };
+    let options = OpenOptions { base: Some(base), ..OpenOptions::default() };
+    let oft = ["neumann_2", "neumann_3", "neumann_8", "exact", "coft"].map(|kind| format!("peft_oft_{kind}"));
+    for group in ["based", "defined", "peft"].into_iter().chain(oft.iter().map(String::as_str)) {
         let adapter = Adapter::open_with(golden.join(format!("{group}.safetensors")), &options).unwrap();
         let truth = truth(&golden.join(format!("{group}.delta.safetensors")), |case| {
             format!("{}_unet_{case}", if case.starts_with("sd_") { "oft" } else { "lora" })
@@ -87,18 +77,39 @@ fn every_family_that_needs_the_base_gives_the_delta_of_its_library() {
     }
 }
 
+/// The group `weak` of `tests/golden/make_based.py`.
+#[test]
+fn a_strength_does_what_it_does_in_the_library() {
+    let golden = Path::new("tests/golden");
+    let base = Some(Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap()));
+    let options = OpenOptions { base, ..OpenOptions::default() };
+    let adapter = Adapter::open_with(golden.join("weak.safetensors"), &options).unwrap();
+    let truth = truth(&golden.join("weak.delta.safetensors"), |case| format!("lora_unet_{case}"));
+    assert_eq!(adapter.layers().len(), truth.len());
+    for (id, want) in truth {
+        let got = adapter.delta_at::<f64>(0.6, &id, &adapter.layers()[&id]).unwrap().to_full();
+        let error = (&got - &want).norm_l2() / want.norm_l2();
+        assert!(error < 1e-12, "{id:?}: {error:e}");
+        let nothing = adapter.delta_at::<f64>(0.0, &id, &adapter.layers()[&id]).unwrap();
+        assert_eq!(nothing.to_full().norm_l2(), 0.0, "{id:?}");
+    }
+}
+
 #[test]
 fn trained_adapters_do_what_their_trainer_measured() {
     let real = Path::new("tests/data/real");
+    let base = Some(Arc::new(Checkpoint::open(real.join("base.safetensors")).unwrap()));
+    let options = OpenOptions { base, ..OpenOptions::default() };
     let mut files = 0;
     for entry in std::fs::read_dir(real.join("truth")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().replace(".delta", "");
         let truth = truth(&path, |module| format!("lora_unet_{}", module.replace('.', "_")));
-        assert_deltas(&real.join("adapters").join(name), &truth, 1e-6);
+        let adapter = Adapter::open_with(real.join("adapters").join(name), &options).unwrap();
+        assert_deltas_of(&adapter, &truth, 1e-6);
         files += 1;
     }
-    assert_eq!(files, 10);
+    assert_eq!(files, 12);
 }
 
 /// The vectors' number generator: exact in 16-bit floats.

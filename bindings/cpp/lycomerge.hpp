@@ -199,15 +199,21 @@ inline Tensor tensor(const lyco_tensor_view &view) {
             {view.data, static_cast<std::size_t>(view.byte_len)}};
 }
 
+/// What an adapter is opened with, as long as `base` is there.
+inline lyco_open_options open_options(bool skip_unknown, const std::string &base) {
+    return {sizeof(lyco_open_options), skip_unknown, base.empty() ? nullptr : base.c_str()};
+}
+
 } // namespace detail
 
 /// An opened adapter: a file, or the result of a merge. It never changes.
 class Adapter {
 public:
-    /// Opens and checks a safetensors or PyTorch file. With `skip_unknown`, layers that can't be understood are left
-    /// out instead of refused.
-    static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false) {
-        const lyco_open_options options{sizeof options, skip_unknown};
+    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder. With `skip_unknown`, layers that can't be
+    /// understood are left out instead of refused. `base` is the path of the checkpoint that the adapter was trained on,
+    /// which families whose effect depends on its weights need.
+    static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false, const std::string &base = {}) {
+        const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;
         return detail::attempt(
             [&](lyco_error **error) { return lyco_adapter_open(path.c_str(), &options, &handle, error); },
@@ -216,8 +222,8 @@ public:
 
     /// Opens the bytes of a file, which are copied. `name` stands for the path in messages and reports.
     static Outcome<Adapter> from_memory(const std::string &name, Span<const std::uint8_t> bytes,
-                                        bool skip_unknown = false) {
-        const lyco_open_options options{sizeof options, skip_unknown};
+                                        bool skip_unknown = false, const std::string &base = {}) {
+        const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;
         return detail::attempt(
             [&](lyco_error **error) {
@@ -387,8 +393,8 @@ public:
     }
 
     /// Checks the tensors, and makes an adapter of them. `name` stands for the path in messages and reports.
-    Outcome<Adapter> finish(const std::string &name, bool skip_unknown = false) const {
-        const lyco_open_options options{sizeof options, skip_unknown};
+    Outcome<Adapter> finish(const std::string &name, bool skip_unknown = false, const std::string &base = {}) const {
+        const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;
         return detail::attempt(
             [&](lyco_error **error) {
@@ -471,12 +477,24 @@ public:
         return changed([&](lyco_error **error) { return lyco_merge_add(get(), adapter.get(), weight, error); });
     }
 
+    /// Sets how strongly an input, counted from 0, acts in every part of the model, such as "IN04-IN08=0.5 te=0".
+    Outcome<Merge &> set_block_weights(std::size_t input, const std::string &text) {
+        return changed([&](lyco_error **error) {
+            return lyco_merge_set_block_weights(get(), input, text.c_str(), error);
+        });
+    }
+
+    /// The same everywhere again.
+    Outcome<Merge &> clear_block_weights(std::size_t input) {
+        return changed([&](lyco_error **error) { return lyco_merge_set_block_weights(get(), input, nullptr, error); });
+    }
+
     /// Sets an option; lycomerge::options() lists them.
     Outcome<Merge &> set(const std::string &key, const std::string &value) {
         return changed([&](lyco_error **error) { return lyco_merge_set(get(), key.c_str(), value.c_str(), error); });
     }
 
-    /// Sets the options as a recipe has them: of a report, or of a merged file's metadata, as JSON.
+    /// Sets the options and block weights as a recipe has them: of a report, or of a merged file's metadata, as JSON.
     Outcome<Merge &> set_recipe(const std::string &json) {
         return changed([&](lyco_error **error) { return lyco_merge_set_recipe(get(), json.c_str(), error); });
     }
@@ -507,6 +525,19 @@ public:
             progress,
             [&](auto hear, void *user, lyco_error **error) {
                 return lyco_merge_bake(get(), base.c_str(), path.c_str(), &options, hear, user, &report, error);
+            },
+            [&] { return Report(report); });
+    }
+
+    /// Stores what the checkpoint `tuned` has more than `base` as an adapter, as the options about what to store say it;
+    /// this merge has no inputs.
+    Outcome<Report> extract(const std::string &base, const std::string &tuned, const std::string &path,
+                            const Progress &progress = nullptr) const {
+        lyco_report *report = nullptr;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_extract(get(), base.c_str(), tuned.c_str(), path.c_str(), hear, user, &report, error);
             },
             [&] { return Report(report); });
     }

@@ -2,9 +2,10 @@
 //! (arXiv 2311.06243).
 //!
 //! With blocks of b = 2h, stage i swaps the order of (pair, position) in every 2ⁱ⁺¹h rows, multiplies the block j of
-//! what is then in line by Rᵢⱼ, and swaps back. The limit of the rotation and `rescale` are diag-OFT's.
+//! what is then in line by Rᵢⱼ, and swaps back. The limit of the rotation, its strength and `rescale` are
+//! diag-OFT's.
 
-use faer::Mat;
+use faer::{Mat, Scale};
 
 use super::family::{Checked, Family, Row};
 use super::members::Members;
@@ -74,7 +75,8 @@ pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T
             weight[(source(place), j)] + delta[(source(place), j)]
         });
         for (block, rotation) in rotations.iter().enumerate() {
-            let turned = rotated(rotation, false, &shuffled, block * side..(block + 1) * side);
+            let rotation = rotation * Scale(members.strength());
+            let turned = rotated(&rotation, false, &shuffled, block * side..(block + 1) * side);
             for j in 0..turned.ncols() {
                 for i in 0..side {
                     delta[(source(block * side + i), j)] += turned[(i, j)];

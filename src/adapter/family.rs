@@ -9,7 +9,7 @@ use super::{
     Layer, LayerId, NewTensor, Param, base, boft, dora, full, glora, ia3, loha, lokr, lora, name, oft,
     peft_boft, peft_oft, refused, replace, reshape, tlora,
 };
-use crate::delta::{Delta, MOST_FORMED};
+use crate::delta::{Delta, MOST_FORMED, Term};
 use crate::error::{Error, Result};
 use crate::file::Container;
 use crate::model::Checkpoint;
@@ -190,10 +190,30 @@ impl Family {
         !matches!(self, Self::Lora | Self::Loha | Self::Lokr | Self::Full | Self::Norm)
     }
 
-    pub(super) fn delta<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+    /// Whether a strength multiplies the effect; it stands inside otherwise.
+    pub(crate) fn is_linear(self) -> bool {
+        !matches!(self, Self::Oft | Self::Boft)
+    }
+
+    /// What a host adds that loads the layer at the members' strength.
+    pub(super) fn effect<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
+        let mut effect = self.delta(members, layer)?;
+        // At strength 0 hosts leave an adapter out, with all that stands outside of its rotations.
+        if self.is_linear() || members.strength() == 0.0 {
+            effect.scale(members.strength());
+        }
+        Ok(effect)
+    }
+
+    fn delta<T: Real>(self, members: &Members<'_>, layer: &Layer) -> Result<Delta<T>> {
         let row = ROWS.iter().find(|row| row.family == self && row.is_of(members));
         let row = row.ok_or_else(|| Error::internal("a layer without the tensors of its family"))?;
         let delta = row.delta(members, layer)?;
+        // Stored numbers are finite; what is made from them and a weight may not be.
+        let finite = |term: &Term<T>| !matches!(term, Term::Plain(factor) if !factor.is_finite());
+        if self.needs_base() && !delta.terms().iter().all(|(_, term)| finite(term)) {
+            return Err(Error::value("has numbers so large that its effect is not finite"));
+        }
         debug_assert_eq!((delta.rows(), delta.cols()), (layer.shape.rows, layer.shape.cols));
         Ok(delta)
     }
@@ -240,7 +260,7 @@ pub(super) fn layers_of<'a>(
     let reshape = reshape::of(&all)?;
     let place = |param, members: Members<'a>| {
         let id = LayerId { module: module.to_owned(), param };
-        Ok::<_, Error>(members.of(module, base::find(model, &id, reshape.as_deref())?))
+        Ok::<_, Error>(members.with(given).of(module, base::find(model, &id, reshape.as_deref())?))
     };
     let mut layers: Vec<(Param, Layer, Option<String>)> = Vec::new();
     let mut owned = BTreeSet::from([reshape::SUFFIX]);
@@ -258,6 +278,12 @@ pub(super) fn layers_of<'a>(
             row.suffixes().filter_map(|suffix| Some((suffix, tensors.get(suffix)?.clone()))).collect();
         owned.extend(row.suffixes());
         let members = place(row.param, all.only(|suffix| own.contains_key(suffix)))?;
+        if row.family.needs_base() && given.is_some_and(|given| given.transposed) {
+            return Err(Error::unsupported(format!(
+                "is {} of a weight that is stored inputs by outputs (fan_in_fan_out), which lycomerge doesn't merge",
+                row.family
+            )));
+        }
         let Checked { mut shape, scale, rank, expanded, warning } = (row.check)(&members)?;
         let numbers = members.iter().map(|(_, view)| view.len()).sum();
         if expanded > MOST_FORMED.max(numbers) {

@@ -46,7 +46,7 @@ fn layout(members: &Members<'_>) -> Result<Layout> {
         let ((inputs, rank), (outputs, b_rank)) = (members.flat(a[0])?, members.flat(b[0])?);
         let shape = members.factor(b[1])?.shape;
         let (right, kernel) = (members.flat(a[1])?, shape.get(2..).unwrap_or(&[]).to_vec());
-        let fits = right == (rank, inputs) && b_rank == rank && shape[..2] == [rank, inputs];
+        let fits = right == (rank, inputs) && b_rank == rank && shape.get(..2) == Some(&[rank, inputs]);
         Ok(fits.then_some(Layout { a, b, rank, inputs, outputs, kernel }))
     };
     let (new, old) = (make([A1, A2], [B1, B2])?, make([A2, A1], [B2, B1])?);

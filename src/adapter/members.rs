@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
-use super::OftFlags;
 use super::base::Base;
 use super::family::Family;
 use super::peft::Given;
+use super::peft_oft::OftFlags;
 use crate::compute::linalg::{row_blocks, set_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real, TensorView, all_finite};
@@ -20,18 +20,13 @@ pub struct Members<'a> {
     given: Option<Given>,
     module: &'a str,
     base: Option<Base<'a>>,
-    oft: OftFlags,
+    strength: f64,
 }
 
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self { tensors, given: None, module: "", base: None, oft: OftFlags::default() }
-    }
-
-    /// The same, with what is said beside them.
-    pub(super) fn with(self, given: Option<Given>) -> Self {
-        Self { given, ..self }
+        Self { tensors, given: None, module: "", base: None, strength: 1.0 }
     }
 
     /// The same as a module's, over the base model's parameter.
@@ -39,13 +34,24 @@ impl<'a> Members<'a> {
         Self { module, base, ..self }
     }
 
-    /// The same as PEFT's configuration says.
-    pub(super) fn with_oft(self, oft: OftFlags) -> Self {
-        Self { oft, ..self }
+    /// The same, with what is said beside them.
+    pub(super) fn with(self, given: Option<Given>) -> Self {
+        Self { given, ..self }
     }
 
+    /// The same at another strength.
+    pub(super) fn at(self, strength: f64) -> Self {
+        Self { strength, ..self }
+    }
+
+    /// What rotations are weakened to.
+    pub(super) fn strength(&self) -> f64 {
+        self.strength
+    }
+
+    /// What PEFT's configuration says of OFT.
     pub(super) fn oft(&self) -> OftFlags {
-        self.oft
+        self.given.map(|given| given.oft).unwrap_or_default()
     }
 
     /// The module's name as the file spells it.

@@ -48,7 +48,7 @@ pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub(crate) use own::combine;
 pub(crate) use peft::{Configured, config, config_beside, metadata as peft_metadata};
-pub use peft_oft::OftFlags;
+pub(crate) use reshape::pad_bytes;
 pub use shape::{Dims, WeightShape};
 pub(crate) use spelling::{kept_alpha, with_letters};
 pub use write::{NewTensor, write};
@@ -126,8 +126,6 @@ pub struct OpenOptions {
     /// The model that the adapter changes. Families whose effect depends on its weights need it; every layer is looked
     /// up in it and must have its shape.
     pub base: Option<Arc<Checkpoint>>,
-    /// What PEFT's configuration says of its OFT layers.
-    pub oft: OftFlags,
 }
 
 /// An opened adapter file.
@@ -135,7 +133,7 @@ pub struct OpenOptions {
 pub struct Adapter {
     file: Container,
     base: Option<Arc<Checkpoint>>,
-    oft: OftFlags,
+    configs: Configs,
     layers: BTreeMap<LayerId, Layer>,
     passengers: Vec<String>,
     unknown: Vec<Error>,
@@ -211,9 +209,9 @@ impl Adapter {
         for (module, tensors) in modules {
             // A search for what is meant takes a while: once is enough.
             let known = base::check_module(base.as_deref(), &module, unknown.is_empty());
-            let given = configs.given(&module);
-            let found =
-                known.and_then(|()| family::layers_of(&file, base.as_deref(), &module, tensors, given));
+            let found = known.and_then(|()| {
+                family::layers_of(&file, base.as_deref(), &module, tensors, configs.given(&module))
+            });
             match found {
                 Ok(found) => {
                     for (param, layer, warning) in found {
@@ -235,7 +233,7 @@ impl Adapter {
             return Err(error.clone());
         }
         warnings.extend(unknown.iter().map(|error| format!("left out: {error}")));
-        Ok(Self { file, base, oft: options.oft, layers, passengers, unknown, warnings })
+        Ok(Self { file, base, configs, layers, passengers, unknown, warnings })
     }
 
     /// Where the adapter was opened from.
@@ -246,6 +244,11 @@ impl Adapter {
     /// The model that it was opened with.
     pub fn base(&self) -> Option<&Arc<Checkpoint>> {
         self.base.as_ref()
+    }
+
+    /// Whether a layer's effect can't be told, because it depends on a base model and there is none.
+    pub fn lacks_base(&self, layer: &Layer) -> bool {
+        layer.family.needs_base() && self.base.is_none()
     }
 
     /// The file underneath.
@@ -286,18 +289,24 @@ impl Adapter {
 
     /// The delta of a layer at strength 1; float32 holds every stored number but a float64 one exactly.
     ///
-    /// A weight multiplies this delta, for every family, because only so are merges linear: two halves of an adapter
-    /// are the whole of it, and strategies compare what the adapters do. Hosts that scale a rotation itself instead,
-    /// R → m(R − I) + I, come to the same for a diag-OFT without rescale, disagree with each other about the others,
-    /// and all come to this at m = 1.
+    /// # Errors
+    /// A stored number that is not finite, or a family that needs a base model where the adapter was opened without.
+    pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
+        self.delta_at(1.0, id, layer)
+    }
+
+    /// What a host adds that loads the adapter at a strength. For nearly every family that is so many times the
+    /// [`delta`](Self::delta), for DoRA too: W + m (W' − W). The strength m of a diag-OFT or a BOFT of LyCORIS, or an OFT
+    /// of sd-scripts, is that of its rotations, I + m (R − I) each, and its rescale is applied in full.
     ///
     /// # Errors
-    /// A stored number that is not finite.
-    pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
+    /// As [`delta`](Self::delta).
+    pub fn delta_at<T: Real>(&self, strength: f64, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
         let members = self.members(layer);
         let stored = members.iter().map(|(_, view)| view.data.len()).sum();
         let delta = base::find(self.base.as_deref(), id, layer.reshape.as_deref())
-            .and_then(|base| layer.family.delta(&members.of(&id.module, base).with_oft(self.oft), layer));
+            .map(|base| members.of(&id.module, base).with(self.configs.given(&id.module)).at(strength))
+            .and_then(|members| layer.family.effect(&members, layer));
         self.file.used(stored);
         delta.map_err(|e| e.in_layer(&id.module).in_file(self.path()))
     }

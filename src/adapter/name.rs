@@ -1,23 +1,8 @@
-//! Layer names: which part of a model they speak of, and what a UNet's own naming tells about a kernel.
+//! Layer names: what is no layer, and what a UNet's own naming tells about a kernel.
 
 /// Tensors that live in adapter files without being layers: packed textual-inversion vectors and a marker.
 pub(super) fn is_passenger(name: &str) -> bool {
     name.starts_with("bundle_emb.") || name == "lora_controlnet"
-}
-
-/// The block of the model that a module stands in, for summaries: its name up to the first number, so
-/// `lora_unet_down_blocks_1_attentions_0_proj_in` is in `unet_down_blocks_1`.
-pub fn block(module: &str) -> String {
-    let path =
-        module.strip_prefix("base_model.model.").or_else(|| module.strip_prefix("lora_")).unwrap_or(module);
-    let mut parts = Vec::new();
-    for part in path.split(['_', '.']) {
-        parts.push(part);
-        if part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty() {
-            return parts.join("_");
-        }
-    }
-    parts.first().map_or_else(String::new, |&component| component.to_owned())
 }
 
 /// The kernel of a UNet's convolution by its name (both the diffusers and the SGM vocabulary), for flat
@@ -45,17 +30,6 @@ pub fn unet_kernel(module: &str, cols: usize) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn blocks_are_names_up_to_their_number() {
-        assert_eq!(block("lora_unet_down_blocks_1_attentions_0_proj_in"), "unet_down_blocks_1");
-        assert_eq!(
-            block("lora_te1_text_model_encoder_layers_11_mlp_fc1"),
-            "te1_text_model_encoder_layers_11"
-        );
-        assert_eq!(block("diffusion_model.double_blocks.7.img_attn.qkv"), "diffusion_model_double_blocks_7");
-        assert_eq!(block("lora_unet_conv_in"), "unet");
-    }
 
     #[test]
     fn unet_convolutions_are_known_by_name() {

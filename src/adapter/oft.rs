@@ -2,10 +2,11 @@
 //!
 //! Block n of the rows becomes Rₙᵀ Wₙ. R is Cayley's map of Q = B − Bᵀ, of all blocks together no longer than
 //! c = alpha · outputs; LyCORIS knows no such limit where alpha is 0, sd-scripts no rotation. `oft_diag` holds R itself.
+//! At strength m, R is I + m (R − I), and ΔW is not m times what it is at strength 1 unless there is no rescale.
 //! A `rescale` multiplies the rotated rows. sd-scripts' files are known by their modules' prefix; there, a fused
 //! projection has one tensor of blocks for each of its parts, each with a limit of its own.
 
-use faer::{Mat, MatMut};
+use faer::{Mat, MatMut, Scale};
 
 use super::family::{Checked, Family, Row};
 use super::members::Members;
@@ -117,7 +118,12 @@ pub(super) fn delta<T: Real>(members: &Members<'_>, _: &Layer) -> Result<Delta<T
         let (side, rotations) = rotations(members, suffix)?;
         for rotation in &rotations {
             let part: MatMut<'_, T> = delta.subrows_mut(row, side);
-            { part }.copy_from(rotated(rotation, true, &weight, row..row + side));
+            { part }.copy_from(rotated(
+                &(rotation * Scale(members.strength())),
+                true,
+                &weight,
+                row..row + side,
+            ));
             row += side;
         }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::peft_oft::OftFlags;
 use super::{Layer, LayerId};
 use crate::error::{Error, Result};
 use crate::file::Container;
@@ -39,6 +40,9 @@ pub(super) struct Given {
     /// The rank that was asked for, where no tensor shows one.
     rank: f64,
     rslora: bool,
+    pub(super) oft: OftFlags,
+    /// Whether the model stores the module's weight inputs by outputs.
+    pub(super) transposed: bool,
 }
 
 impl Given {
@@ -50,13 +54,14 @@ impl Given {
 }
 
 /// The configurations of a file's components.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Configs {
     /// With what stands before the paths of their modules.
     parts: Vec<(String, Config)>,
 }
 
 /// The fields that change numbers.
+#[derive(Debug)]
 struct Config {
     alpha: f64,
     alphas: Patterns,
@@ -64,12 +69,13 @@ struct Config {
     ranks: Patterns,
     rslora: bool,
     transposed: bool,
+    oft: OftFlags,
     /// The way of beginning that changed the base model.
     changed: Option<String>,
 }
 
 /// Numbers for modules whose paths fit; the first that does counts.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Patterns(Vec<(Regex, f64)>);
 
 impl Patterns {
@@ -208,6 +214,8 @@ impl Configs {
             alpha: config.alphas.get(&path).unwrap_or(config.alpha),
             rank: config.ranks.get(&path).unwrap_or(config.rank),
             rslora: config.rslora,
+            oft: config.oft,
+            transposed: config.transposed,
         })
     }
 
@@ -291,6 +299,19 @@ fn field<T: DeserializeOwned>(fields: &Fields, key: &str) -> Result<Option<T>> {
         .map_err(|error| Error::format(format!("'{key}' is {}: {error}", value.get())))
 }
 
+/// What there is to know of OFT beside its rotations.
+fn oft(fields: &Fields) -> Result<OftFlags> {
+    let series = field(fields, "use_cayley_neumann")?.unwrap_or(true);
+    let terms = field(fields, "num_cayley_neumann_terms")?;
+    let eps = field(fields, "eps")?.unwrap_or(6e-5);
+    let limited = field(fields, "coft")?.unwrap_or(false);
+    let default = OftFlags::default();
+    Ok(OftFlags {
+        neumann_terms: terms.or(default.neumann_terms).filter(|_| series),
+        coft: limited.then_some(eps),
+    })
+}
+
 impl Config {
     fn read(fields: &Fields) -> Result<Self> {
         let kind: String = field(fields, "peft_type")?.unwrap_or_else(|| "LORA".to_owned());
@@ -317,6 +338,7 @@ impl Config {
             ranks: field(fields, "rank_pattern")?.unwrap_or_default(),
             rslora: field(fields, "use_rslora")?.unwrap_or(false),
             transposed: field(fields, "fan_in_fan_out")?.unwrap_or(false),
+            oft: oft(fields)?,
             changed: CHANGING.iter().any(|how| initialised.starts_with(how)).then_some(initialised),
         })
     }
@@ -370,6 +392,22 @@ mod tests {
         ] {
             let given = configs.given(module).unwrap();
             assert_eq!(given.scale(Some(16)), alpha / 4.0, "{module}");
+        }
+    }
+
+    #[test]
+    fn the_rotations_of_an_oft_are_made_as_its_configuration_says() {
+        for (json, neumann_terms, coft) in [
+            (r#"{"peft_type": "OFT"}"#, Some(5), None),
+            (r#"{"peft_type": "OFT", "num_cayley_neumann_terms": 3, "coft": true}"#, Some(3), Some(6e-5)),
+            (
+                r#"{"peft_type": "OFT", "use_cayley_neumann": false, "coft": true, "eps": 0.1}"#,
+                None,
+                Some(0.1),
+            ),
+        ] {
+            let configs = configs(WRAPPER, json).unwrap();
+            assert_eq!(configs.given("m").unwrap().oft, OftFlags { neumann_terms, coft }, "{json}");
         }
     }
 

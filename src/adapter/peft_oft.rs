@@ -27,11 +27,11 @@ pub(super) static ROW: Row = Row {
 
 /// What PEFT's configuration says of OFT; the default is PEFT's own.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OftFlags {
+pub(super) struct OftFlags {
     /// `num_cayley_neumann_terms` where `use_cayley_neumann` is set, none where it isn't.
-    pub neumann_terms: Option<usize>,
+    pub(super) neumann_terms: Option<usize>,
     /// `eps` where `coft` is set: with N stored blocks, none is longer than eps/√N.
-    pub coft: Option<f64>,
+    pub(super) coft: Option<f64>,
 }
 
 impl Default for OftFlags {
@@ -45,7 +45,7 @@ fn blocks(members: &Members<'_>) -> Result<(&'static str, usize, usize)> {
     let mark = MARKS.into_iter().find(|mark| members.has(mark)).unwrap_or(MARKS[0]);
     let (stored, numbers) = members.flat(mark)?;
     // b (b − 1) / 2 = numbers
-    let side = (1 + (1 + 8 * numbers).isqrt()) / 2;
+    let side = (1 + 8 * numbers).isqrt().div_ceil(2);
     match side * (side - 1) / 2 == numbers {
         true => Ok((mark, stored, side)),
         false => Err(Error::format(format!(

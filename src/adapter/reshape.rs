@@ -28,6 +28,23 @@ pub(super) fn differs(dims: &[usize], layer: &WeightShape) -> Error {
     Error::format(format!("'{SUFFIX}' is {dims:?}, but its tensors change a {layer} parameter"))
 }
 
+/// The bytes of a tensor of the shape `own` in the corner of one of `dims`, of numbers whose zero is all zero bits.
+pub(crate) fn pad_bytes(data: &[u8], size: usize, own: &[usize], dims: &[usize]) -> Vec<u8> {
+    let mut padded = vec![0; dims.iter().product::<usize>() * size];
+    let run = own.last().copied().unwrap_or(1) * size;
+    for (index, numbers) in data.chunks_exact(run.max(1)).enumerate() {
+        // The run's position in all extents but the last, and its place in the new ones.
+        let (mut rest, mut place, mut stride) = (index, 0, dims.last().copied().unwrap_or(1));
+        for (old, new) in own.iter().zip(dims).rev().skip(1) {
+            place += rest % old * stride;
+            rest /= old;
+            stride *= new;
+        }
+        padded[place * size..][..run].copy_from_slice(numbers);
+    }
+    padded
+}
+
 /// A weight of the shape `own` in the corner of one of `shape`.
 pub(super) fn pad<T: Real>(weight: &Mat<T>, own: &[usize], shape: &WeightShape) -> Mat<T> {
     let dims = shape.full();

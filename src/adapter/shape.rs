@@ -52,7 +52,7 @@ impl WeightShape {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(super) fn of_tensor(shape: &[usize]) -> Result<Self> {
+    pub(crate) fn of_tensor(shape: &[usize]) -> Result<Self> {
         match shape {
             [] => Self::new(1, 1, Dims::Vector),
             [n] => Self::new(*n, 1, Dims::Vector),

@@ -1,4 +1,4 @@
-//! Merges added to a checkpoint's weights.
+//! Merges added to a checkpoint's weights, and adapters taken from them.
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -82,4 +82,37 @@ pub unsafe extern "C" fn lyco_merge_bake(
     };
     // SAFETY: the header asks for NULL or space for a pointer.
     unsafe { fallible(error, bake) }
+}
+
+/// Stores what the checkpoint `tuned` has more than `base` (both as in lyco_merge_bake) as an adapter at `path`, as the
+/// options of the merge about what to store say it; the merge has no inputs. Without an option about rank, error or
+/// size, "lora" has rank 64 and "loha" 16. Layers without a difference are left out. The report has the layers' errors,
+/// measured on what was stored. `progress` and `report` may be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_merge_extract(
+    merge: *const lyco_merge,
+    base: *const c_char,
+    tuned: *const c_char,
+    path: *const c_char,
+    progress: lyco_progress_callback,
+    user: *mut c_void,
+    report: *mut *mut lyco_report,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let extract = || unsafe {
+        let merge = handle::borrow(merge, "merge")?;
+        let (base, tuned) = (text::borrow(base, "base")?, text::borrow(tuned, "tuned")?);
+        let path = Path::new(text::borrow(path, "path")?);
+        let place = handle::wanted_output(report, "report")?;
+        let (base, tuned) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
+        let done = merge.snapshot().extract(&base, &tuned, path, &mut merge.watch(progress, user))?;
+        done.warnings.iter().for_each(|warning| log::warn(warning));
+        if let Some(place) = place {
+            place.write(handle::give(lyco_report::from(&done)));
+        }
+        Ok(())
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, extract) }
 }

@@ -16,7 +16,7 @@ use super::report::lyco_report;
 use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::Adapter;
-use crate::merge::{Merge, Progress, recipe};
+use crate::merge::{Merge, Progress};
 use crate::report::Report;
 
 /// Adapters with weights, and how to merge them.
@@ -133,6 +133,29 @@ pub unsafe extern "C" fn lyco_merge_add(
     unsafe { fallible(error, add) }
 }
 
+/// Sets how strongly an input, counted from 0 in the order of adding, acts in every part of the model: terms such as
+/// "IN04-IN08=0.5 te=0", or a list of values; `lycomerge merge --help` has the whole grammar. NULL takes them away.
+/// Names that this adapter doesn't have are refused with those that it has.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lyco_merge_set_block_weights(
+    merge: *mut lyco_merge,
+    input: usize,
+    text: *const c_char,
+    error: *mut *mut lyco_error,
+) -> lyco_status {
+    // SAFETY: the header asks for NULL or what the types say.
+    let set = || unsafe {
+        let merge = handle::borrow(merge, "merge")?;
+        let blocks = match text.is_null() {
+            true => None,
+            false => Some(text::borrow(text, "text")?.parse()?),
+        };
+        Ok(merge.lock().set_block_weights(input, blocks)?)
+    };
+    // SAFETY: the header asks for NULL or space for a pointer.
+    unsafe { fallible(error, set) }
+}
+
 /// Sets an option, such as "max-size" to "150MB"; lyco_option_name() and its neighbours list them. Which options
 /// contradict each other is said by the run. "skip-unknown" is only noted in the report: inputs are open already, and
 /// lyco_open_options is where it counts.
@@ -153,9 +176,9 @@ pub unsafe extern "C" fn lyco_merge_set(
     unsafe { fallible(error, set) }
 }
 
-/// Sets the options as a recipe has them: of a report, or of a merged file's metadata (key "lycomerge_recipe"). Both the
-/// recipe and a report with one are taken as JSON. Inputs and their weights are yours to add: with those of the recipe,
-/// in its order, a run makes the same bytes again.
+/// Sets the options and the inputs' block weights as a recipe has them: of a report, or of a merged file's metadata (key
+/// "lycomerge_recipe"). Both the recipe and a report with one are taken as JSON. Inputs and their weights are yours to
+/// add, before or after: with those of the recipe, in its order, a run makes the same bytes again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_merge_set_recipe(
     merge: *mut lyco_merge,
@@ -165,9 +188,7 @@ pub unsafe extern "C" fn lyco_merge_set_recipe(
     // SAFETY: the header asks for NULL or what the types say.
     let set = || unsafe {
         let merge = handle::borrow(merge, "merge")?;
-        let options = recipe::options(text::borrow(json, "json")?)?;
-        merge.lock().options = options;
-        Ok(())
+        Ok(merge.lock().set_recipe(text::borrow(json, "json")?)?)
     };
     // SAFETY: the header asks for NULL or space for a pointer.
     unsafe { fallible(error, set) }

@@ -10,6 +10,7 @@ use super::sized::{self, Sized32};
 use super::text;
 use crate::adapter::Param;
 use crate::merge::bake::BakeReport;
+use crate::merge::extract::ExtractReport;
 use crate::report::{LayerReport, Report};
 
 /// What a merge says about its result: how exact it is, as a whole and by layer.
@@ -99,6 +100,13 @@ impl From<&Report> for lyco_report {
 impl From<&BakeReport> for lyco_report {
     fn from(report: &BakeReport) -> Self {
         Self { json: text::own(&report.to_json()), error: report.error, layers: Vec::new() }
+    }
+}
+
+impl From<&ExtractReport> for lyco_report {
+    fn from(report: &ExtractReport) -> Self {
+        let layers = report.layers.iter().map(Row::of).collect();
+        Self { json: text::own(&report.to_json()), error: report.error, layers }
     }
 }
 

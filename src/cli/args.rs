@@ -16,6 +16,9 @@ pub(crate) const MERGE: &str = "merge";
 /// The name of the subcommand that bakes.
 pub(crate) const BAKE: &str = "bake";
 
+/// The name of the subcommand that extracts.
+pub(crate) const EXTRACT: &str = "extract";
+
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
 const COMBINING: [&str; 6] = ["strategy", "normalize", "norm-threshold", "skip-unknown", "threads", "memory"];
 
@@ -66,6 +69,33 @@ Examples:
   The best that 40 MB can hold, in any form:
     lycomerge convert big.safetensors --format auto --max-size 40MB -o small.safetensors";
 
+const BLOCK_WEIGHTS: &str = "\
+Block weights (TEXT of --block-weights) are terms, separated by spaces or commas:
+  IN04=0.5               a block; 'lycomerge inspect' lists those of a file
+  IN04-IN08=0.5          blocks in a row; double_blocks.0-9=0 and D00-D09=0 are the same
+  OUT00-OUT11=0..1       from 0 at the first to 1 at the last
+  OUT=0                  all blocks of this kind
+  *attn*=0.3             every layer whose name in the file fits; * is any text, ? one character
+  te=0.5 unet=0.8        the text encoders (te1, te2, t5) and the rest
+  0,1,1,0.5,…            12, 17, 20, 26 or 61 values, as the WebUI's block-weight extension has them
+  NAME                   a line NAME:TEXT of the file of --block-presets
+Of several that fit a layer the last counts; te, te1, te2, t5 and unet are multiplied with it. The model's weight is
+multiplied with the result.
+  The outer half of the second model only, and less of its text encoder:
+    lycomerge merge a.safetensors b.safetensors --block-weights '2:*=0 OUT06-OUT11=1 te=0.5' -o mix.safetensors
+  A preset for every model, and another for the first:
+    lycomerge merge a.safetensors b.safetensors --block-presets lbw.txt --block-weights INS --block-weights 1:OUTS";
+
+const EXTRACT_EXAMPLES: &str = "\
+Examples:
+  What a training changed, as a LoRA of rank 64:
+    lycomerge extract sdxl.safetensors finetuned.safetensors -o training.safetensors
+  At the rank that each layer needs for 95 % of its norm, at most 128:
+    lycomerge extract sdxl.safetensors finetuned.safetensors --sv-fro 0.95 --rank 128 -o training.safetensors
+  The best that 300 MB can hold, and the difference itself:
+    lycomerge extract sdxl.safetensors finetuned.safetensors --max-size 300MB -o small.safetensors
+    lycomerge extract sdxl.safetensors finetuned.safetensors --format full -o whole.safetensors";
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   What a file is, where in the model it acts, and how strongly:
@@ -88,6 +118,7 @@ pub(crate) fn command() -> Command {
         .subcommand(merge())
         .subcommand(convert())
         .subcommand(bake())
+        .subcommand(extract())
         .subcommand(inspect())
 }
 
@@ -105,7 +136,16 @@ fn option(row: &options::Row) -> Arg {
 
 /// The strategies, a line each.
 fn strategies() -> String {
-    strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help)).collect()
+    let line = |row: &&strategy::Row| {
+        let set = |parameter: &strategy::Parameter| format!("{}={}", parameter.name, parameter.default);
+        let parameters: Vec<_> = row.parameters.iter().map(set).collect();
+        let parameters = match parameters.is_empty() {
+            true => String::new(),
+            false => format!(" [{}]", parameters.join(", ")),
+        };
+        format!("  {:18}{}{parameters}\n", row.name, row.help)
+    };
+    strategy::ALL.iter().map(line).collect()
 }
 
 /// The rows about what to store, for commands that don't merge several adapters, and make a LoRA unless told otherwise.
@@ -136,6 +176,30 @@ fn saying() -> [Arg; 4] {
     ]
 }
 
+fn block_weights(value: &'static str, whose: &str) -> [Arg; 2] {
+    [
+        Arg::new("block-weights")
+            .long("block-weights")
+            .value_name(value)
+            .action(ArgAction::Append)
+            .allow_hyphen_values(true)
+            .help(format!("The strength by block {whose}, such as 'IN04-IN08=0.5 te=0'; see below")),
+        Arg::new("block-presets")
+            .long("block-presets")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Names for block weights: lines NAME:TEXT"),
+    ]
+}
+
+fn set() -> Arg {
+    Arg::new("set")
+        .long("set")
+        .value_name("NAME=VALUE")
+        .action(ArgAction::Append)
+        .help("A parameter of the strategy, such as density=0.3; may be given again")
+}
+
 fn output() -> Arg {
     Arg::new("output").short('o').long("output").value_name("FILE").value_parser(value_parser!(PathBuf))
 }
@@ -145,7 +209,7 @@ fn merge() -> Command {
     Command::new(MERGE)
         .about("Merge adapters of any families into one file, and say how exact it is")
         .arg_required_else_help(true)
-        .after_help(format!("Strategies:\n{strategies}\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .after_help(format!("Strategies:\n{strategies}\n{BLOCK_WEIGHTS}\n\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "MODELS", "The adapters to merge: safetensors or PyTorch files, told apart by their content, or PEFT's folders"),
             Arg::new("weights")
@@ -158,6 +222,9 @@ fn merge() -> Command {
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
             base(),
+        ])
+        .args(block_weights("[N:]TEXT", "of model N, counted from 1, or of every model without an own one"))
+        .args([
             output()
                 .default_value(DEFAULT_OUTPUT)
                 .help(
@@ -168,6 +235,7 @@ fn merge() -> Command {
         ])
         .next_help_heading("How to merge, and what to store")
         .args(options::ALL.iter().map(option))
+        .arg(set())
         .next_help_heading("What to say and ask")
         .args(saying())
 }
@@ -176,10 +244,13 @@ fn convert() -> Command {
     Command::new(CONVERT)
         .about("Store an adapter in another form or at another rank, and say how exact it is")
         .arg_required_else_help(true)
-        .after_help(format!("{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
+        .after_help(format!("{BLOCK_WEIGHTS}\n\n{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "FILE", "The adapter: a safetensors or PyTorch file, or PEFT's folder").num_args(1),
             base(),
+        ])
+        .args(block_weights("TEXT", "of the adapter"))
+        .args([
             output().help(
                 "The converted adapter; it appears when it is whole, and may be FILE [default: beside FILE, named \
                  NAME.FORMAT.safetensors]",
@@ -201,13 +272,16 @@ fn bake() -> Command {
     Command::new(BAKE)
         .about("Add adapters to a checkpoint's weights, and say what its dtype left of them")
         .arg_required_else_help(true)
-        .after_help(format!("Strategies:\n{strategies}\n{BAKE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .after_help(format!("Strategies:\n{strategies}\n{BLOCK_WEIGHTS}\n\n{BAKE_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             Arg::new("base").value_name("BASE").required(true).value_parser(value_parser!(PathBuf)).help(
                 "The checkpoint: a safetensors or PyTorch file, the index of several (*.index.json), or a folder with \
                  one of these",
             ),
             files("adapters", "ADAPTER[:WEIGHT]", "The adapters, each with its strength behind a colon, 1 if left out"),
+        ])
+        .args(block_weights("[N:]TEXT", "of adapter N, counted from 1, or of every adapter without an own one"))
+        .args([
             Arg::new("output")
                 .short('o')
                 .long("output")
@@ -218,6 +292,7 @@ fn bake() -> Command {
         ])
         .next_help_heading("How to merge")
         .args(table)
+        .arg(set())
         .next_help_heading("How to round")
         .args([
             switch(
@@ -239,6 +314,54 @@ fn bake() -> Command {
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .help("Write the report, with what became of every tensor's ΔW, as JSON"),
+            switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
+        ])
+}
+
+fn extract() -> Command {
+    let model =
+        "a safetensors or PyTorch file, the index of several (*.index.json), or a folder with one of these";
+    let checkpoint = |id: &'static str, value: &'static str, help: String| {
+        Arg::new(id).value_name(value).required(true).value_parser(value_parser!(PathBuf)).help(help)
+    };
+    let table = storing().map(|arg| match arg.get_id().as_str() {
+        "format" => arg.help(
+            "What to store: lora, loha, lokr, full, or auto (per layer the smallest form within the tolerance)",
+        ),
+        "naming" => arg.help(
+            "How to name the layers: kohya, diffusers, peft or comfy [default: kohya, which every host reads]",
+        ),
+        "quality" => arg.help("exact (1 % error) or good (20 %, no visible difference was measured)"),
+        "rank" => arg.help(
+            "The largest rank of lora and loha, and of w2 in lokr [default: 64, and 16 for loha, if nothing else is said \
+             about error or size]",
+        ),
+        "factor" => arg.help("The factor of lokr, which needs it; 1 stores w1 = [[1]], which holds anything"),
+        "skip-unknown" => {
+            arg.help("Leave out layers whose shapes differ, instead of refusing the checkpoints")
+        }
+        "memory" => arg.help("What layers in work may take together, such as 2GiB [default: 1GiB]"),
+        _ => arg,
+    });
+    Command::new(EXTRACT)
+        .about("Store what training changed in a checkpoint as an adapter, and say how exact it is")
+        .arg_required_else_help(true)
+        .after_help(format!("{EXTRACT_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            checkpoint("base", "BASE", format!("The checkpoint before training: {model}")),
+            checkpoint("tuned", "TUNED", "The checkpoint after it, in any dtype and naming".to_owned()),
+            output().required(true).help("The adapter; it appears when it is whole"),
+        ])
+        .next_help_heading("What to store")
+        .args(table)
+        .arg(set())
+        .next_help_heading("What to say")
+        .args([
+            Arg::new("metadata")
+                .long("metadata")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write the report, with the error of every layer, as JSON"),
             switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
         ])
 }

@@ -9,7 +9,7 @@ use lycomerge::error::one_line;
 use lycomerge::file::AtomicFile;
 use lycomerge::merge::bake::{BakeReport, Rounding};
 
-use super::merge::{checkpoint, given_options, open, write_whole};
+use super::merge::{block_weights, checkpoint, given_options, open, write_whole};
 use super::output::{self, Failure, warning};
 use super::progress::Progress;
 use super::stop;
@@ -26,6 +26,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         matches.get_many::<PathBuf>("adapters").unwrap_or_default().map(|text| Given::of(text)).collect();
     let quiet = matches.get_flag("quiet");
     let options = given_options(matches)?;
+    let blocks = block_weights(matches, given.len())?;
     let rounding = match (matches.get_flag("stochastic"), matches.get_one::<u64>("seed")) {
         (false, _) => Rounding::Nearest,
         (true, seed) => Rounding::Stochastic(seed.copied().unwrap_or(0)),
@@ -36,7 +37,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let paths: Vec<PathBuf> = given.iter().map(|given| given.path.clone()).collect();
     let weights: Vec<f64> = given.iter().map(|given| given.weight).collect();
     let base = checkpoint(&base)?;
-    let merge = open(&paths, &weights, &options, Some(Arc::clone(&base)))?;
+    let merge = open(&paths, &weights, &blocks, &options, Some(Arc::clone(&base)))?;
     if let Some(metadata) = path("metadata") {
         AtomicFile::create(&metadata)?;
     }

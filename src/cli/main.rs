@@ -1,12 +1,13 @@
 //! The command `lycomerge`: a face of the library, made of what a person at a terminal needs.
 //!
-//! [`args`] makes the command line from the library's table of options, [`merge`], [`bake`] and [`inspect`] are the
-//! subcommands (a conversion is a merge of one), and the rest is how they talk: results go to stdout, everything else
-//! to stderr.
+//! [`args`] makes the command line from the library's table of options, [`merge`], [`bake`], [`extract`] and
+//! [`inspect`] are the subcommands (a conversion is a merge of one), and the rest is how they talk: results go to stdout,
+//! everything else to stderr.
 
 mod advice;
 mod args;
 mod bake;
+mod extract;
 mod inspect;
 mod merge;
 mod output;
@@ -46,6 +47,7 @@ fn run() -> Result<(), Failure> {
     match matches.subcommand() {
         Some((args::MERGE | args::CONVERT, matches)) => merge::run(matches),
         Some((args::BAKE, matches)) => bake::run(matches),
+        Some((args::EXTRACT, matches)) => extract::run(matches),
         Some((_, matches)) => inspect::run(matches),
         None => Ok(()),
     }

@@ -11,8 +11,10 @@ use clap::parser::ValueSource;
 use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
+use lycomerge::merge::blocks::{BlockWeights, Presets};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
 use lycomerge::model::Checkpoint;
+use lycomerge::report::LayerReport;
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
 
@@ -25,6 +27,7 @@ use super::{advice, stop, verify};
 struct Job {
     models: Vec<PathBuf>,
     weights: Vec<f64>,
+    blocks: Vec<Option<BlockWeights>>,
     output: PathBuf,
     metadata: Option<PathBuf>,
     options: Options,
@@ -38,7 +41,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = open(&job.models, &job.weights, &job.options, base(matches)?)?;
+    let merge = open(&job.models, &job.weights, &job.blocks, &job.options, base(matches)?)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -69,11 +72,14 @@ impl Job {
             return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
         }
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
-        let options = given_options(matches)?;
+        let mut options = given_options(matches)?;
+        keep_if_only_renamed(matches, &mut options)?;
+        let blocks = block_weights(matches, models.len())?;
         let output = path("output").unwrap_or_else(|| beside(&models[0], &options));
         Ok(Self {
             models,
             weights,
+            blocks,
             output,
             metadata: path("metadata"),
             options,
@@ -187,10 +193,39 @@ pub(crate) fn checkpoint(path: &Path) -> Result<Arc<Checkpoint>, Failure> {
     Ok(Arc::new(Checkpoint::open(path)?))
 }
 
+/// The block weights of every model: what `N:TEXT` says of its, else what a text without a number says of all.
+pub(crate) fn block_weights(
+    matches: &ArgMatches,
+    models: usize,
+) -> Result<Vec<Option<BlockWeights>>, Failure> {
+    let presets = matches.get_one::<PathBuf>("block-presets").map(|path| Presets::read(path)).transpose()?;
+    let presets = presets.unwrap_or_default();
+    let (mut of_all, mut own) = (None, vec![None; models]);
+    for argument in matches.get_many::<String>("block-weights").unwrap_or_default() {
+        let numbered =
+            argument.split_once(':').and_then(|(n, text)| Some((n.trim().parse::<usize>().ok()?, text)));
+        let (text, place, whose) = match numbered {
+            Some((n, text)) => (text, own.get_mut(n.wrapping_sub(1)), format!("model {n}")),
+            None => (argument.as_str(), Some(&mut of_all), "all models".to_owned()),
+        };
+        let place = place.ok_or_else(|| {
+            Failure::usage(format!(
+                "--block-weights {argument}: there is no {whose}, only {}",
+                count(models, "model")
+            ))
+        })?;
+        if place.replace(BlockWeights::parse(text, &presets)?).is_some() {
+            return Err(Failure::usage(format!("--block-weights says twice what holds for {whose}")));
+        }
+    }
+    Ok(own.into_iter().map(|own| own.or_else(|| of_all.clone())).collect())
+}
+
 /// Opens every model, and warns of what speaks against merging them.
 pub(crate) fn open(
     models: &[PathBuf],
     weights: &[f64],
+    blocks: &[Option<BlockWeights>],
     options: &Options,
     base: Option<Arc<Checkpoint>>,
 ) -> Result<Merge, Failure> {
@@ -199,10 +234,13 @@ pub(crate) fn open(
     }
     let mut merge = Merge::new();
     merge.options = options.clone();
-    let how = OpenOptions { skip_unknown: options.skip_unknown, base, ..OpenOptions::default() };
+    let how = OpenOptions { skip_unknown: options.skip_unknown, base };
     let opened: Vec<_> = models.par_iter().map(|path| Adapter::open_with(path, &how)).collect();
     for (adapter, weight) in opened.into_iter().zip(weights) {
         merge.add(Arc::new(adapter?), *weight)?;
+    }
+    for (input, blocks) in blocks.iter().enumerate() {
+        merge.set_block_weights(input, blocks.clone())?;
     }
     if stop::asked() {
         return Err(stop::failure());
@@ -228,16 +266,9 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
             Some(_) => value(row.name).map_or(Ok(()), |value| options.set(row.name, value))?,
         }
     }
-    // A conversion makes a LoRA unless another name is all that is asked for.
-    let is_default = matches!(matches.try_get_raw("format"), Ok(Some(_)))
-        && matches.value_source("format") == Some(ValueSource::DefaultValue);
-    let is_given = |row: &&options::Row| {
-        matches!(matches.try_get_raw(row.name), Ok(Some(_)))
-            && matches.value_source(row.name) == Some(ValueSource::CommandLine)
-            && !["naming", "skip-unknown", "threads", "memory"].contains(&row.name)
-    };
-    if is_default && options.naming.is_some() && !options::ALL.iter().any(|row| is_given(&row)) {
-        options.set("format", options::KEEP)?;
+    for given in matches.try_get_many::<String>("set").ok().flatten().unwrap_or_default() {
+        let (name, value) = given.split_once('=').unwrap_or((given, ""));
+        options.set_parameter(name.trim(), value.trim());
     }
     options.check()?;
     for name in options.settings.keys() {
@@ -249,6 +280,22 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
         }
     }
     Ok(options)
+}
+
+/// Format `keep` for a conversion that says nothing but another naming; it makes a LoRA otherwise.
+fn keep_if_only_renamed(matches: &ArgMatches, options: &mut Options) -> Result<(), Failure> {
+    let is_there = |name: &str| matches!(matches.try_get_raw(name), Ok(Some(_)));
+    let is_default = is_there("format") && matches.value_source("format") == Some(ValueSource::DefaultValue);
+    let is_given = |name: &str| {
+        is_there(name)
+            && matches.value_source(name) == Some(ValueSource::CommandLine)
+            && !["naming", "skip-unknown", "threads", "memory"].contains(&name)
+    };
+    let mut others = options::ALL.iter().map(|row| row.name).chain(["block-weights"]);
+    if is_default && options.naming.is_some() && !others.any(is_given) {
+        options.set("format", options::KEEP)?;
+    }
+    Ok(options.check()?)
 }
 
 /// Where a conversion goes unless it is told: `style.lora.safetensors` beside `style.safetensors`.
@@ -266,10 +313,23 @@ fn beside(model: &Path, options: &Options) -> PathBuf {
 
 /// `mix.safetensors: 97 layers (81 LoRA, 16 LoKr), 3.2 MB, error 0.031 %, 1.4 s`.
 fn summary(report: &Report, path: &Path, took: Duration) -> String {
-    let mut names: Vec<&str> = report.layers.iter().map(|layer| layer.name.as_str()).collect();
+    let left_out = if report.skipped > 0 { format!(", {} left out", report.skipped) } else { String::new() };
+    format!(
+        "{}: {}{left_out}, {}, error {}, {:.1} s\n",
+        one_line(&path.to_string_lossy()),
+        layers(&report.layers),
+        size(report.bytes),
+        percent(report.error),
+        took.as_secs_f64()
+    )
+}
+
+/// `97 layers (81 LoRA, 16 LoKr)`
+pub(crate) fn layers(layers: &[LayerReport]) -> String {
+    let mut names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
     names.dedup();
     let mut families: Vec<(&str, usize)> = Vec::new();
-    for layer in report.layers.iter().filter(|layer| layer.param == "weight") {
+    for layer in layers.iter().filter(|layer| layer.param == "weight") {
         match families.iter_mut().find(|(family, _)| *family == layer.family) {
             Some((_, count)) => *count += 1,
             None => families.push((layer.family, 1)),
@@ -280,15 +340,7 @@ fn summary(report: &Report, path: &Path, took: Duration) -> String {
         [(family, _)] => (*family).to_owned(),
         several => several.iter().map(|(family, n)| format!("{n} {family}")).collect::<Vec<_>>().join(", "),
     };
-    let left_out = if report.skipped > 0 { format!(", {} left out", report.skipped) } else { String::new() };
-    format!(
-        "{}: {} ({families}){left_out}, {}, error {}, {:.1} s\n",
-        one_line(&path.to_string_lossy()),
-        count(names.len(), "layer"),
-        size(report.bytes),
-        percent(report.error),
-        took.as_secs_f64()
-    )
+    format!("{} ({families})", count(names.len(), "layer"))
 }
 
 /// Puts a text at `path`, whole or not at all.

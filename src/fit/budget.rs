@@ -36,10 +36,16 @@ impl Curve {
         Self { form, points }
     }
 
-    /// From singular values: rank r leaves the tail √(Σ_{t>r} σ²), relative to the whole.
-    pub(super) fn of_spectrum(form: Form, sigma: &[f64], numbers: impl Fn(usize) -> usize) -> Self {
+    /// From singular values: rank r leaves the tail √(Σ_{t>r} σ²), relative to the whole. `beyond` are the squares of
+    /// those that aren't given.
+    pub(super) fn of_spectrum(
+        form: Form,
+        sigma: &[f64],
+        beyond: f64,
+        numbers: impl Fn(usize) -> usize,
+    ) -> Self {
         let point = |(i, error)| Point { rank: i + 1, error, numbers: numbers(i + 1) };
-        Self { form, points: tails(sigma).into_iter().enumerate().map(point).collect() }
+        Self { form, points: tails(sigma, beyond).into_iter().enumerate().map(point).collect() }
     }
 
     /// The smallest point within `bound`.
@@ -64,9 +70,9 @@ impl Curve {
     }
 }
 
-/// √(Σ_{t>r} σ² / Σ σ²) for r = 1, 2, …
-pub(super) fn tails(sigma: &[f64]) -> Vec<f64> {
-    let mut tail = 0.0;
+/// √(Σ_{t>r} σ² / Σ σ²) for r = 1, 2, …, with the squares of those beyond.
+pub(super) fn tails(sigma: &[f64], beyond: f64) -> Vec<f64> {
+    let mut tail = beyond;
     let mut tails: Vec<f64> = sigma
         .iter()
         .rev()
@@ -136,13 +142,13 @@ impl Bound {
 
     /// What truncation may cost when rounding two factors to the dtype takes its part (uniformly distributed
     /// mantissas give .59 u; measured .6).
-    fn truncation(&self) -> f64 {
+    pub(super) fn truncation(&self) -> f64 {
         let rounding = 0.7 * self.dtype.unit_roundoff();
         (self.tolerance.powi(2) - rounding.powi(2)).max(self.floor().powi(2)).sqrt()
     }
 
     /// What is lost in the rounding to the dtype whatever else is done.
-    fn floor(&self) -> f64 {
+    pub(super) fn floor(&self) -> f64 {
         0.1 * self.dtype.unit_roundoff()
     }
 }

@@ -66,7 +66,7 @@ impl<T: Real> Fitter<'_, T> {
             return Ok(Curve::single(Form::Lokr, point(nearest.b.lifted_rank(), nearest.error)));
         }
         let kept = 1.0 - nearest.error.powi(2);
-        let tails = tails(&nearest.spectrum()?.1.sigma).into_iter().enumerate();
+        let tails = tails(&nearest.spectrum()?.1.sigma, 0.0).into_iter().enumerate();
         let points =
             tails.map(|(i, tail)| point(i + 1, (nearest.error.powi(2) + kept * tail.powi(2)).sqrt()));
         Ok(Curve::new(Form::Lokr, points.collect()))

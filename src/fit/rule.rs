@@ -20,6 +20,16 @@ impl RankRule {
         matches!(self, Self::Cumulative(_))
     }
 
+    /// The share of Σσ² that it may leave out, where the leading values tell its rank; the smaller ones are lost in the
+    /// rounding of the larger ones below some roundoffs.
+    pub(super) fn left_out(self) -> Option<f64> {
+        match self {
+            Self::Ratio(ratio) => Some(ratio.powi(-2)),
+            Self::Cumulative(_) => None,
+            Self::Frobenius(share) => Some(1.0 - share * share),
+        }
+    }
+
     /// The rank, from the leading singular values, largest first, and the sum of the squares of all; at least one.
     pub(super) fn rank(self, sigma: &[f64], squares: f64) -> usize {
         let fewest = |share: f64, whole: f64, part: fn(&f64) -> f64| {

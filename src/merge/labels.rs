@@ -104,7 +104,7 @@ pub(super) fn kept(input: &Input, recipe: &Recipe) -> Metadata {
 }
 
 /// `ss_network_*` as trainers would have written it for these layers.
-fn network(stored: &Stored) -> [(&'static str, String); 4] {
+pub(super) fn network(stored: &Stored) -> [(&'static str, String); 4] {
     let main: Vec<_> = stored.families.iter().copied().filter(|family| *family != "Norm").collect();
     let plain = main.iter().all(|family| *family == "LoRA") && !stored.families.contains("Norm");
     let algo = match main[..] {

@@ -5,8 +5,10 @@
 //! what should be, and the writer streams it out. [`Merge::forecast`] says size and error beforehand.
 
 pub mod bake;
+pub mod blocks;
 mod deltas;
 mod engine;
+pub mod extract;
 mod factor;
 mod forecast;
 mod keep;
@@ -18,6 +20,7 @@ mod plan;
 pub mod recipe;
 mod rule;
 mod spaces;
+mod store;
 pub mod strategy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,17 +31,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::adapter::{
     Adapter, Configured, Family, NewTensor, Param, config as peft_config, config_beside, peft_metadata,
-    stored_delta, with_letters, write,
+    stored_delta, with_letters,
 };
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, FitOptions, Fitter, Format, Inherited, Purpose, budget};
+use crate::fit::{Bound, FitOptions, Fitter, Format, Purpose, budget};
 use crate::model::Naming;
-use crate::report::{LayerReport, Report, TensorReport};
+use crate::report::{LayerReport, Report};
 use crate::tensor::{Dtype, Real, TensorView, encode};
 
+pub use blocks::BlockWeights;
 pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
 pub use options::{Options, Quality, Space};
@@ -46,7 +50,8 @@ pub use options::{Options, Quality, Space};
 use naming::Namer;
 use plan::{Merged, Shares, Site, Target};
 use recipe::Recipe;
-use strategy::Rule;
+use store::Place;
+use strategy::{MergeSpace, Rule};
 
 /// An adapter and its weight.
 #[derive(Clone, Debug)]
@@ -55,6 +60,8 @@ pub struct Input {
     pub adapter: Arc<Adapter>,
     /// Any finite number; zero and negative too.
     pub weight: f64,
+    /// What the weight is multiplied with in every part of the model.
+    pub blocks: Option<BlockWeights>,
 }
 
 /// How far a run is.
@@ -75,6 +82,8 @@ pub type Watch<'w> = &'w mut dyn FnMut(Progress) -> bool;
 #[derive(Clone, Debug, Default)]
 pub struct Merge {
     inputs: Vec<Input>,
+    /// The block weights of a recipe's inputs, for those that are still to be added.
+    expected_blocks: Vec<Option<BlockWeights>>,
     /// How to merge.
     pub options: Options,
 }
@@ -131,17 +140,50 @@ impl Merge {
         Self::default()
     }
 
-    /// Adds an input.
+    /// Adds an input, with the block weights that a recipe has for it.
     ///
     /// # Errors
-    /// A weight that is not finite.
+    /// A weight that is not finite, and block weights that aren't this file's.
     pub fn add(&mut self, adapter: Arc<Adapter>, weight: f64) -> Result<()> {
         if !weight.is_finite() {
             return Err(
                 Error::option(format!("the weight {weight} is not a finite number")).in_file(adapter.path())
             );
         }
-        self.inputs.push(Input { adapter, weight });
+        let blocks = self.expected_blocks.get(self.inputs.len()).cloned().flatten();
+        blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(&adapter))?;
+        self.inputs.push(Input { adapter, weight, blocks });
+        Ok(())
+    }
+
+    /// Sets how strongly an input, counted from 0, acts in every part of the model; none: everywhere the same.
+    ///
+    /// # Errors
+    /// An index without an input, and block weights that aren't this file's.
+    pub fn set_block_weights(&mut self, input: usize, blocks: Option<BlockWeights>) -> Result<()> {
+        let count = self.inputs.len();
+        let input = self.inputs.get_mut(input).ok_or_else(|| {
+            Error::option(format!("block weights: there is no input {input}, only {count}, counted from 0"))
+        })?;
+        blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(&input.adapter))?;
+        input.blocks = blocks;
+        Ok(())
+    }
+
+    /// Takes options and block weights from a recipe in JSON: the recipe itself, or a report that has it. Inputs and
+    /// their weights are the caller's to add, before or after, in the recipe's order.
+    ///
+    /// # Errors
+    /// JSON that is neither, options that this version doesn't know, and block weights that aren't an input's.
+    pub fn set_recipe(&mut self, json: &str) -> Result<()> {
+        let (options, blocks) = recipe::parse(json)?;
+        for (input, blocks) in self.inputs.iter().zip(&blocks) {
+            blocks.as_ref().map_or(Ok(()), |blocks| blocks.check(&input.adapter))?;
+        }
+        for (input, blocks) in self.inputs.iter_mut().zip(&blocks) {
+            input.blocks.clone_from(blocks);
+        }
+        (self.options, self.expected_blocks) = (options, blocks);
         Ok(())
     }
 
@@ -170,8 +212,7 @@ impl Merge {
         }
         if let [first, rest @ ..] = &self.inputs[..] {
             let modules = |input: &Input| -> BTreeSet<_> {
-                let identities =
-                    input.adapter.layers().iter().map(|(id, _)| naming::identity(&input.adapter, id));
+                let identities = input.adapter.layers().keys().map(|id| naming::identity(&input.adapter, id));
                 identities.map(|identity| (identity.component, identity.path)).collect()
             };
             let own = modules(first);
@@ -335,6 +376,23 @@ impl Merge {
         if self.inputs.is_empty() {
             return Err(Error::option("there is nothing to merge: no input was given"));
         }
+        if let Some(last) = self.expected_blocks.iter().rposition(Option::is_some)
+            && last >= self.inputs.len()
+        {
+            return Err(Error::option(format!(
+                "the recipe has block weights for {} inputs, and only {} are there",
+                last + 1,
+                self.inputs.len()
+            )));
+        }
+        let weighs = self.inputs.iter().any(|input| input.blocks.is_some());
+        if weighs && (options.space == Space::Factor || options.keep) {
+            let (what, why) = match options.keep {
+                true => ("format keep", "tensors are stored as they are"),
+                false => ("space factor", "factors are scaled there, not effects"),
+            };
+            return Err(Error::option(format!("block weights and {what} can't be used together: {why}")));
+        }
         let no_lokr =
             |input: &Input| input.adapter.layers().values().all(|layer| layer.family != Family::Lokr);
         if options.format == Format::Lokr && options.factor.is_none() && self.inputs.iter().all(no_lokr) {
@@ -357,12 +415,6 @@ impl Merge {
                 key_shares = factor::key_shares(run, &self.inputs, sites)?;
             }
         }
-        let fit = FitOptions {
-            format: options.format,
-            dtype: options.dtype,
-            factor: options.factor,
-            match_norm: options.match_norm || options.quality == Some(Quality::Compact),
-        };
         let rule = row.rule(&options.settings, self.inputs.len())?;
         if options.space == Space::Factor && rule.weighs().is_none() {
             let message =
@@ -377,25 +429,13 @@ impl Merge {
             letters: self.namer().letters,
             shares,
             key_shares,
-            fit,
+            fit: options.fit(),
         })
     }
 
     /// What every layer's fit must keep to, before any size limit.
     fn plain_bound(&self) -> Bound {
-        let options = &self.options;
-        let named = options.quality.map(|quality| match quality {
-            Quality::Good => 0.2,
-            Quality::Exact | Quality::Compact => budget::EXACT,
-        });
-        let default = if options.format == Format::Auto { budget::EXACT } else { 0.0 };
-        let tolerance = options.tolerance.or(named);
-        Bound {
-            conv_rank: options.conv_rank,
-            rank_only: tolerance.is_none() && self.size_limit().is_none() && options.format != Format::Auto,
-            rule: options.rank_rule(),
-            ..Bound::new(tolerance.unwrap_or(default), options.rank, options.dtype)
-        }
+        self.options.bound(self.size_limit().is_some())
     }
 
     fn metadata(
@@ -548,7 +588,11 @@ impl Context<'_> {
             return self.add::<f64>(target, bound, piece);
         }
         let (family, tensors, certificate) = match self.options.space {
-            Space::Delta => self.fit(target, &joint, merged.inherited, bound)?,
+            Space::Delta => {
+                let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
+                let place = Place { shape: &target.shape, param: target.id.param, norm };
+                store::fit(&self.fit, &place, &joint, merged.inherited, bound)?
+            }
             Space::Factor => {
                 let dtype = self.options.dtype;
                 let rule = self.rule.weighs().ok_or_else(|| Error::internal("no weights"))?;
@@ -560,6 +604,9 @@ impl Context<'_> {
         piece.scaled = piece.scaled.max(merged.scaled);
         piece.flat |= family == Family::Full && target.has_unknown_kernel();
         self.report(target, family, tensors, certificate, merged.coefficients, piece);
+        if let Some((report, _)) = piece.layers.last_mut() {
+            report.space = merged.space.map(MergeSpace::name);
+        }
         Ok(())
     }
 
@@ -575,55 +622,13 @@ impl Context<'_> {
     ) {
         piece.configured.extend(configured(&target.id.module, &tensors));
         let tensors = if self.letters { with_letters(tensors) } else { tensors };
-        let down = ["lora_down.weight", "lora_A.weight", "lokr_w2_b", "hada_w1_b"];
-        let rank =
-            tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
         let report = LayerReport {
-            name: target.id.module.clone(),
-            param: target.id.param.name(),
-            family: family.name(),
-            shape: target.shape.full(),
-            rank,
             inputs: target.sources.iter().map(|source| source.input).collect(),
             coefficients,
-            norm: certificate.norm,
-            error: certificate.error(),
-            direction_error: certificate.direction_error(),
-            tensors: tensors.iter().map(TensorReport::of).collect(),
+            ..store::report(&target.id, family, &target.shape, &tensors, &certificate)
         };
         piece.layers.push((report, certificate));
         piece.tensors.extend(tensors);
-    }
-
-    /// The tensors that store a delta within `bound`, certified. A tolerance is kept by what was stored, not by what
-    /// was foretold: a layer that misses it by the arithmetic's rounding is made again, a little better.
-    fn fit<T: Real>(
-        &self,
-        target: &Target<'_>,
-        joint: &Joint<'_, T>,
-        inherited: Option<Inherited>,
-        bound: Bound,
-    ) -> Result<(Family, Vec<NewTensor>, Certificate)> {
-        let fitter = Fitter::new(joint, &target.shape, &self.fit).inherit(inherited);
-        let norm = target.norm && matches!(target.shape.dims, crate::adapter::Dims::Vector);
-        let mut choice = fitter.choose(bound)?;
-        let mut tolerance = bound.tolerance;
-        loop {
-            let (term, scale) = fitter.make(choice)?;
-            let (family, tensors) =
-                write(&term, scale, &target.shape, target.id.param, norm, self.options.dtype)?;
-            let certificate = Certificate::of(&stored_delta(&tensors)?, joint);
-            let missed = certificate.error() > bound.tolerance && choice.point.error <= bound.tolerance;
-            if !missed || bound.tolerance == 0.0 || bound.within_size || self.fit.match_norm {
-                return Ok((family, tensors, certificate));
-            }
-            tolerance *= 0.99 * bound.tolerance / certificate.error();
-            let better = fitter.choose(Bound { tolerance, ..bound })?;
-            if better == choice {
-                return Ok((family, tensors, certificate));
-            }
-            choice = better;
-        }
     }
 }
 

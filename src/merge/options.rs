@@ -1,7 +1,7 @@
 //! The options of a merge, and the one table that the command, the C ABI and the documentation take them from.
 
 use crate::error::{Error, Result};
-use crate::fit::{Format, RankRule};
+use crate::fit::{Bound, FitOptions, Format, RankRule, budget};
 use crate::model::Naming;
 use crate::tensor::Dtype;
 
@@ -124,7 +124,7 @@ pub static ALL: [Row; 20] = [
         name: "strategy",
         value: Some("NAME"),
         default: "weighted_sum",
-        help: "How deltas are combined: weighted_sum, weighted_average, layer_adaptive, smart_fusion, min_max_norm",
+        help: "How deltas are combined: the name of a strategy",
         set: |o, v| strategy::by_name(v).map(|row| o.strategy = row.name.to_owned()),
     },
     Row {
@@ -314,8 +314,10 @@ impl Options {
             .map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
     }
 
-    fn set_parameter(&mut self, name: &str, value: &str) {
-        self.settings.insert(name.to_owned(), value.to_owned());
+    /// Sets a parameter of the strategy; `_` and `-` are the same. Whether it has that, and takes the value, is told when
+    /// the options are [checked](Self::check).
+    pub fn set_parameter(&mut self, name: &str, value: &str) {
+        self.settings.insert(name.replace('-', "_"), value.to_owned());
     }
 
     /// The name of what is stored.
@@ -327,6 +329,32 @@ impl Options {
     pub(super) fn rank_rule(&self) -> Option<RankRule> {
         let ratio = self.sv_ratio.map(RankRule::Ratio);
         ratio.or(self.sv_cumulative.map(RankRule::Cumulative)).or(self.sv_fro.map(RankRule::Frobenius))
+    }
+
+    /// What every layer's fit must keep to; `sized`: unless a limit on the size says more.
+    pub(super) fn bound(&self, sized: bool) -> Bound {
+        let named = self.quality.map(|quality| match quality {
+            Quality::Good => 0.2,
+            Quality::Exact | Quality::Compact => budget::EXACT,
+        });
+        let default = if self.format == Format::Auto { budget::EXACT } else { 0.0 };
+        let tolerance = self.tolerance.or(named);
+        Bound {
+            conv_rank: self.conv_rank,
+            rank_only: tolerance.is_none() && !sized && self.format != Format::Auto,
+            rule: self.rank_rule(),
+            ..Bound::new(tolerance.unwrap_or(default), self.rank, self.dtype)
+        }
+    }
+
+    /// How to fit, as these options say it.
+    pub(super) fn fit(&self) -> FitOptions {
+        FitOptions {
+            format: self.format,
+            dtype: self.dtype,
+            factor: self.factor,
+            match_norm: self.match_norm || self.quality == Some(Quality::Compact),
+        }
     }
 
     /// Refuses combinations that contradict each other.

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::fit::Format;
 use crate::fit::certificate::Certificate;
 use crate::merge::Space;
-use crate::report::{LayerReport, TensorReport};
 use crate::tensor::{TensorView, encode};
 
 impl Context<'_> {
@@ -40,10 +39,23 @@ impl Context<'_> {
         };
         let rule = self.rule.weighs().ok_or_else(|| Error::internal("a sum without weights"))?;
         let coefficients = target.coefficients(rule, &facts)?;
-        let members = |source: &Source<'_>| self.inputs[source.input].adapter.members(source.parts[0].layer);
-        let sources: Vec<_> = coefficients.iter().copied().zip(target.sources.iter().map(members)).collect();
-        let family = target.family();
+        // Rows can't be cut out of what isn't known.
+        let whole = |source: &Source<'_>| match &source.parts[..] {
+            [Part { windows: None, layer, .. }] => Ok(self.inputs[source.input].adapter.members(layer)),
+            _ => Err(Error::unsupported(format!(
+                "is {} of other outputs than the output's layer has; these can only be merged with the base model (--base)",
+                target.family()
+            ))),
+        };
         let named = |error: Error| error.in_layer(&target.id.module);
+        let members = target.sources.iter().map(whole).collect::<Result<Vec<_>>>().map_err(named)?;
+        let factor = |source: &Source<'_>| {
+            let blocks = self.inputs[source.input].blocks.as_ref();
+            blocks.map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
+        };
+        let strengths = coefficients.iter().zip(&target.sources).map(|(c, source)| c * factor(source));
+        let sources: Vec<_> = strengths.zip(members).collect();
+        let family = target.family();
 
         let (mut tensors, mut certificates) = (Vec::new(), Vec::new());
         for part in combine(family, &sources).map_err(named)? {
@@ -55,21 +67,7 @@ impl Context<'_> {
             tensors.push(tensor);
         }
         let certificate = Certificate::total(certificates);
-        let report = LayerReport {
-            name: target.id.module.clone(),
-            param: target.id.param.name(),
-            family: family.name(),
-            shape: target.shape.full(),
-            rank: target.sources.iter().flat_map(Source::layers).map(|layer| layer.rank).sum(),
-            inputs: present,
-            coefficients,
-            norm: certificate.norm,
-            error: certificate.error(),
-            direction_error: certificate.direction_error(),
-            tensors: tensors.iter().map(TensorReport::of).collect(),
-        };
-        piece.layers.push((report, certificate));
-        piece.tensors.extend(tensors);
+        self.report(target, family, tensors, certificate, coefficients, piece);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::naming::{self, Namer};
-use super::strategy::{Facts, Weigh};
+use super::strategy::{Facts, MergeSpace, Weigh};
 use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
 use crate::delta::{Delta, Window, gram};
@@ -59,6 +59,8 @@ pub(super) struct Merged<T: Real> {
     pub(super) coefficients: Vec<f64>,
     /// What the strategy scaled the sum by, beyond its coefficients.
     pub(super) scaled: f64,
+    /// The space that entries were merged in, where they were.
+    pub(super) space: Option<MergeSpace>,
 }
 
 /// The sites of all inputs, in the order in which their tensors stand in a file.
@@ -82,7 +84,7 @@ pub(super) fn shares(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<'_>]
         let norm = |target: &Target<'_>| -> Result<(LayerId, Vec<f64>)> {
             let mut norms = vec![0.0; inputs.len()];
             for source in &target.sources {
-                norms[source.input] = gram::norm(&target.read::<f32>(inputs, source)?);
+                norms[source.input] = gram::norm(&target.read::<f32>(inputs, source, 1.0)?);
             }
             Ok((target.id.clone(), norms))
         };
@@ -116,16 +118,46 @@ impl Source<'_> {
 }
 
 impl Target<'_> {
+    /// Takes note of a layer whose effect can't be told.
+    ///
+    /// # Errors
+    /// It is of another family than what is there.
+    pub(super) fn add_need(&mut self, family: Family, needs_base: bool) -> Result<()> {
+        let mut others = self.sources.iter().flat_map(Source::layers).map(|layer| layer.family);
+        self.needs_base |= needs_base;
+        match others.find(|other| self.needs_base && *other != family) {
+            None => Ok(()),
+            Some(other) => Err(Error::unsupported(format!(
+                "is {family} here and {other} in an earlier input; these can only be merged with the base model (--base)"
+            ))),
+        }
+    }
+
     /// How the first input stores it.
     pub(super) fn family(&self) -> Family {
         self.sources[0].parts[0].layer.family
     }
 
-    /// What a source does.
-    pub(super) fn read<T: Real>(&self, inputs: &[Input], source: &Source<'_>) -> Result<Delta<T>> {
+    /// What a source does at a strength, before block weights.
+    pub(super) fn read<T: Real>(
+        &self,
+        inputs: &[Input],
+        source: &Source<'_>,
+        strength: f64,
+    ) -> Result<Delta<T>> {
+        self.read_weighed(inputs, source, |_| strength)
+    }
+
+    /// What a source does, every layer of it at its own strength.
+    fn read_weighed<T: Real>(
+        &self,
+        inputs: &[Input],
+        source: &Source<'_>,
+        strength: impl Fn(&str) -> f64,
+    ) -> Result<Delta<T>> {
         let adapter = &inputs[source.input].adapter;
         let read = |part: &Part<'_>| -> Result<Delta<T>> {
-            let delta = adapter.delta::<T>(part.id, part.layer)?;
+            let delta = adapter.delta_at::<T>(strength(&part.id.module), part.id, part.layer)?;
             Ok(part.windows.as_ref().map_or_else(|| delta.clone(), |w| delta.placed(w, self.shape.rows)))
         };
         let mut sum = Delta::zero(self.shape.rows, self.shape.cols);
@@ -163,7 +195,7 @@ impl Target<'_> {
         shares: &Shares,
     ) -> Result<Merged<T>> {
         let (weights, present) = self.weights(inputs);
-        let read = |source: &Source<'_>| self.read::<T>(inputs, source);
+        let read = |source: &Source<'_>| self.read::<T>(inputs, source, 1.0);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
             true => self.sources.iter().map(read).collect::<Result<_>>()?,
@@ -181,9 +213,15 @@ impl Target<'_> {
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
-            match deltas.get(k) {
-                Some(part) => delta.add_scaled(*coefficient, part),
-                None => delta.add_scaled(*coefficient, &read(source)?),
+            let is_linear = source.layers().all(|layer| layer.family.is_linear());
+            // Strategies look at what adapters do; block weights say how much of that is added.
+            match (&inputs[source.input].blocks, deltas.get(k).filter(|_| is_linear)) {
+                (None, Some(part)) => delta.add_scaled(*coefficient, part),
+                (blocks, _) => {
+                    let factor = |module: &str| blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+                    let strength = |module: &str| coefficient * factor(module);
+                    delta.add_scaled(1.0, &self.read_weighed(inputs, source, strength)?);
+                }
             }
             if delta.is_crowded() {
                 inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));
@@ -191,7 +229,7 @@ impl Target<'_> {
             }
         }
         let scaled = scale_to_peak(&mut delta, &mut coefficients, strategy)?;
-        Ok(Merged { delta, inherited, coefficients, scaled })
+        Ok(Merged { delta, inherited, coefficients, scaled, space: None })
     }
 
     /// What is said where flat factors hide a convolution's kernel and the output needs it.

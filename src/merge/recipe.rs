@@ -1,13 +1,14 @@
 //! The recipe: inputs and options as data. It travels in the output's metadata, so that anyone can make the same
 //! bytes again from the same files.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::options::{Options, Quality, Space};
-use super::{Input, strategy};
+use super::{BlockWeights, Input, strategy};
 use crate::error::{Error, Result};
 
 /// What was asked for.
@@ -24,7 +25,7 @@ pub struct Recipe {
     /// The output's dtype.
     pub dtype: String,
     /// The other options that change the result and were set.
-    pub options: std::collections::BTreeMap<&'static str, String>,
+    pub options: BTreeMap<&'static str, String>,
 }
 
 /// One input of a recipe.
@@ -36,6 +37,9 @@ pub struct RecipeInput {
     pub sha256: String,
     /// The user's weight.
     pub weight: f64,
+    /// The user's block weights, as a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_weights: Option<String>,
 }
 
 impl Recipe {
@@ -45,50 +49,49 @@ impl Recipe {
             name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
             sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
+            block_weights: input.blocks.as_ref().map(|blocks| blocks.text().to_owned()),
         };
-        let quality = |quality| match quality {
-            Quality::Exact => "exact",
-            Quality::Good => "good",
-            Quality::Compact => "compact",
-        };
-        let parameters = strategy::by_name(&options.strategy).map_or(&[][..], |row| row.parameters);
-        let parameters = parameters
-            .iter()
-            .filter_map(|parameter| Some((parameter.name, options.settings.get(parameter.name)?.clone())));
-        let set = [
-            ("quality", options.quality.map(|q| quality(q).to_owned())),
-            ("tolerance", options.tolerance.map(|x| x.to_string())),
-            ("rank", options.rank.map(|x| x.to_string())),
-            ("conv-rank", options.conv_rank.map(|x| x.to_string())),
-            ("sv-ratio", options.sv_ratio.map(|x| x.to_string())),
-            ("sv-cumulative", options.sv_cumulative.map(|x| x.to_string())),
-            ("sv-fro", options.sv_fro.map(|x| x.to_string())),
-            ("max-size", options.max_size.map(|x| x.to_string())),
-            ("factor", options.factor.map(|x| x.to_string())),
-            ("match-norm", options.match_norm.then(|| "true".to_owned())),
-            ("naming", options.naming.map(|naming| naming.name().to_owned())),
-            ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
-        ];
         Self {
             inputs: inputs.iter().map(input).collect(),
             strategy: options.strategy.clone(),
             space: if options.space == Space::Delta { "delta" } else { "factor" },
             format: options.format_name(),
             dtype: options.dtype.to_string(),
-            options: set
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, value?)))
-                .chain(parameters)
-                .collect(),
+            options: set(options),
         }
     }
 }
 
-/// The options of a recipe in JSON: the recipe itself, or a report that has it.
-///
-/// # Errors
-/// JSON that is neither, and options that this version doesn't know.
-pub fn options(json: &str) -> Result<Options> {
+/// The options that change the result and were set, besides those that a recipe has a place of its own for.
+pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
+    let quality = |quality| match quality {
+        Quality::Exact => "exact",
+        Quality::Good => "good",
+        Quality::Compact => "compact",
+    };
+    let parameters = strategy::by_name(&options.strategy).map_or(&[][..], |row| row.parameters);
+    let parameters = parameters
+        .iter()
+        .filter_map(|parameter| Some((parameter.name, options.settings.get(parameter.name)?.clone())));
+    let all = [
+        ("quality", options.quality.map(|q| quality(q).to_owned())),
+        ("tolerance", options.tolerance.map(|x| x.to_string())),
+        ("rank", options.rank.map(|x| x.to_string())),
+        ("conv-rank", options.conv_rank.map(|x| x.to_string())),
+        ("sv-ratio", options.sv_ratio.map(|x| x.to_string())),
+        ("sv-cumulative", options.sv_cumulative.map(|x| x.to_string())),
+        ("sv-fro", options.sv_fro.map(|x| x.to_string())),
+        ("max-size", options.max_size.map(|x| x.to_string())),
+        ("factor", options.factor.map(|x| x.to_string())),
+        ("match-norm", options.match_norm.then(|| "true".to_owned())),
+        ("naming", options.naming.map(|naming| naming.name().to_owned())),
+        ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(parameters).collect()
+}
+
+/// The options of a recipe in JSON, the recipe itself or a report that has it, and the block weights of its inputs.
+pub(super) fn parse(json: &str) -> Result<(Options, Vec<Option<BlockWeights>>)> {
     let not_one = |why: &str| Error::option(format!("this is no recipe of lycomerge: {why}"));
     let given: Value = serde_json::from_str(json).map_err(|error| not_one(&error.to_string()))?;
     let recipe = given.get("recipe").unwrap_or(&given);
@@ -104,7 +107,13 @@ pub fn options(json: &str) -> Result<Options> {
         options.set(name, value)?;
     }
     options.check()?;
-    Ok(options)
+    let blocks = |input: &Value| match input.get("block_weights") {
+        None => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some),
+        Some(_) => Err(not_one("the block weights of an input are no text")),
+    };
+    let inputs = recipe.get("inputs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    Ok((options, inputs.iter().map(blocks).collect::<Result<_>>()?))
 }
 
 #[cfg(test)]
@@ -122,7 +131,7 @@ mod tests {
         let recipe = Recipe::of(&[], &asked, &AtomicBool::new(false));
         let json = serde_json::to_string(&recipe).unwrap();
         for json in [json.clone(), format!("{{\"recipe\": {json}}}")] {
-            let found = options(&json).unwrap();
+            let (found, _) = parse(&json).unwrap();
             assert_eq!(format!("{found:?}"), format!("{asked:?}"));
         }
     }
@@ -138,7 +147,7 @@ mod tests {
                 "no 'options'",
             ),
         ] {
-            let error = options(json).unwrap_err();
+            let error = parse(json).unwrap_err();
             assert!(error.message().contains(why), "{error}");
         }
     }

@@ -5,37 +5,41 @@ use std::ops::Range;
 use faer::Mat;
 use sha2::{Digest, Sha256};
 
-use super::Context;
-use super::plan::{Merged, Target};
+use super::plan::{Merged, Source, Target};
 use super::spaces::{MergeSpace, Spaces};
 use super::strategy::{Entrywise, Rule, Sheets, Spectral};
+use super::{Context, Input};
 use crate::adapter::{Dims, Param};
 use crate::compute::linalg::set_rows;
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Term};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Real;
 
 impl Context<'_> {
     /// The merged delta by a rule that isn't weights.
     pub(super) fn ruled<T: Real>(&self, target: &Target<'_>, rule: &Rule) -> Result<Merged<T>> {
-        let read = |source| target.read::<T>(self.inputs, source);
+        let read = |source| target.read::<T>(self.inputs, source, 1.0);
         let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
-        let (all, present) = target.weights(self.inputs);
-        let weights: Vec<f64> = present.iter().map(|index| all[*index]).collect();
-        let merged = match rule {
+        // Such rules look at what adapters do, and a block weight makes a model weigh less there.
+        let weight = |source: &Source<'_>| {
+            let Input { weight, blocks, .. } = &self.inputs[source.input];
+            weight * blocks.as_ref().map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
+        };
+        let weights: Vec<f64> = target.sources.iter().map(weight).collect();
+        let named = |e: Error| e.in_layer(&target.id.module);
+        let (delta, space) = match rule {
             Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
             Rule::Entries(rule, space) => {
                 let space = space.unwrap_or(if self.is_dense { MergeSpace::Full } else { MergeSpace::Core });
-                entries(&deltas, &weights, &**rule, space, &target.id.module)
+                entries(&deltas, &weights, &**rule, space, &target.id.module).map_err(named)?
             }
             Rule::Spectral(rule) => {
                 let is_matrix = target.id.param == Param::Weight && target.shape.dims != Dims::Vector;
-                spectral(&deltas, &weights, &**rule, is_matrix)
+                (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None)
             }
         };
-        let delta = merged.map_err(|e| e.in_layer(&target.id.module))?;
-        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0 })
+        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0, space })
     }
 }
 
@@ -61,18 +65,18 @@ fn entries<T: Real>(
     rule: &dyn Entrywise,
     space: MergeSpace,
     layer: &str,
-) -> Result<Delta<T>> {
+) -> Result<(Delta<T>, Option<MergeSpace>)> {
     let digest = Sha256::digest(layer);
     let seed = u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"));
     if space == MergeSpace::Full {
         deltas.iter().try_for_each(Delta::check_formable)?;
         let models = Streamed(deltas.iter().map(Rows::new).collect(), deltas[0].rows(), deltas[0].cols());
         let merged = collect::<T>(&models, weights, rule, seed)?;
-        return Ok(Delta::of(1.0, Term::Plain(Factor::Full(merged))));
+        return Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), Some(space)));
     }
     let spaces = Spaces::of(deltas, space)?;
     let merged = collect::<f64>(&Held(&spaces.matrices), weights, rule, seed)?;
-    Ok(spaces.delta(&merged))
+    Ok((spaces.delta(&merged), Some(spaces.kind())))
 }
 
 /// All merged entries.

@@ -22,6 +22,17 @@ pub enum MergeSpace {
     Knots,
 }
 
+impl MergeSpace {
+    /// The name that options spell.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Core => "core",
+            Self::Knots => "knots",
+        }
+    }
+}
+
 /// Joint spaces, and every delta's matrix in them.
 pub(super) struct Spaces {
     left: Side,

@@ -1,6 +1,6 @@
 //! Opened checkpoints: a model's parameters, found by what they are and not by how a file spells them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +103,27 @@ impl Checkpoint {
         self.parts(module, Param::Bias)
     }
 
+    /// What has a weight, in the order of the model.
+    pub fn weights(&self) -> impl Iterator<Item = &Identity> {
+        self.identities(Param::Weight)
+    }
+
+    /// What has a bias.
+    pub fn biases(&self) -> impl Iterator<Item = &Identity> {
+        self.identities(Param::Bias)
+    }
+
+    fn identities(&self, of: Param) -> impl Iterator<Item = &Identity> {
+        self.places.keys().filter(move |(_, param)| *param == of).map(|(identity, _)| identity)
+    }
+
+    /// The tensors that are no module's weight or bias, with their files.
+    pub fn others(&self) -> impl Iterator<Item = (&Container, &str)> {
+        let known: BTreeSet<&str> = self.places.values().map(|place| place.tensor.as_str()).collect();
+        let all = self.shards.iter().flat_map(|file| file.names().map(move |name| (file, name)));
+        all.filter(move |(_, name)| !known.contains(name))
+    }
+
     /// The names of all modules, as the files spell them.
     pub fn modules(&self) -> impl Iterator<Item = &str> {
         let module = |place: &'_ Place| place.tensor.rsplit_once('.').map_or(0, |(module, _)| module.len());
@@ -147,7 +168,11 @@ impl Checkpoint {
         if module.rows != Rows::WHOLE || keys.first().is_none_or(|first| first.rows.of != next) {
             return Vec::new();
         }
-        keys.into_iter().filter_map(|identity| self.parameter(identity, param)).collect()
+        let part = |identity: &Identity| {
+            let found = self.parameter(identity, param)?;
+            Some(Parameter { swapped: found.swapped != identity.rows.swapped, ..found })
+        };
+        keys.into_iter().filter_map(part).collect()
     }
 }
 
@@ -164,31 +189,10 @@ fn parameter_of(tensor: &str) -> Option<(Identity, Param)> {
     weight.or_else(|| module(&BIASES).map(|module| (identify(&module), Param::Bias)))
 }
 
-impl Parameter<'_> {
-    /// What the stored numbers are multiplied by: 1, or what scaled checkpoints say of an 8-bit weight in a tensor beside
-    /// it.
-    ///
-    /// # Errors
-    /// Numbers that are quantised in a way whose meaning isn't known.
-    pub fn scale(&self) -> Result<f64> {
-        const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
-        if !self.view.dtype.is_float() {
-            let dtype = self.view.dtype.name();
-            return Err(Error::unsupported(format!(
-                "holds {dtype} numbers, whose meaning isn't known; take a checkpoint that isn't quantised"
-            )));
-        }
-        let Some(module) = self.name.strip_suffix("weight") else { return Ok(1.0) };
-        let beside = NAMES.iter().map(|scale| format!("{module}{scale}"));
-        let found = beside.into_iter().find_map(|name| Some((self.file.get(&name)?, name)));
-        let Some((view, beside)) = found else { return Ok(1.0) };
-        match view.to_reals::<f64>()[..] {
-            [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
-            [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
-            _ => Err(Error::unsupported(format!(
-                "has a scale for every part, '{beside}'; one for all of it is understood"
-            ))),
-        }
+impl<'a> Parameter<'a> {
+    /// The module's name, as the file spells it.
+    pub fn module(&self) -> &'a str {
+        self.name.rsplit_once('.').map_or(self.name, |(module, _)| module)
     }
 
     /// Its shape, of the rows that are meant.
@@ -200,26 +204,72 @@ impl Parameter<'_> {
         shape
     }
 
+    /// What its stored numbers are multiplied by: 8-bit checkpoints say it in a tensor beside the weight.
+    ///
+    /// # Errors
+    /// Numbers whose meaning isn't known.
+    pub fn scale(&self) -> Result<f64> {
+        const NAMES: [&str; 2] = ["scale_weight", "weight_scale"];
+        let known = || {
+            let dtype = self.view.dtype;
+            if !dtype.is_float() {
+                return Err(Error::unsupported(format!(
+                    "holds {} numbers, whose meaning isn't known; use a checkpoint that isn't quantised",
+                    dtype.name()
+                )));
+            }
+            let Some(module) = self.name.strip_suffix("weight") else { return Ok(1.0) };
+            let Some((beside, view)) = NAMES.iter().find_map(|scale| {
+                let beside = format!("{module}{scale}");
+                self.file.get(&beside).map(|view| (beside, view))
+            }) else {
+                return Ok(1.0);
+            };
+            match view.to_reals::<f64>()[..] {
+                [scale] if scale.is_finite() && scale > 0.0 => Ok(scale),
+                [scale] => Err(Error::value(format!("its scale, '{beside}', is {scale}"))),
+                _ => Err(Error::unsupported(format!(
+                    "has a scale for every part, '{beside}'; one for all of it is understood"
+                ))),
+            }
+        };
+        known().map_err(|e| e.in_layer(self.name).in_file(self.file.path()))
+    }
+
+    /// Appends some of its rows to `out`, multiplied with [`scale`](Self::scale).
+    pub(crate) fn read_rows<T: Real>(&self, wanted: Range<usize>, scale: f64, out: &mut Vec<T>) {
+        let cols: usize = self.view.shape.iter().skip(1).product();
+        let (count, half) = (self.rows.len(), if self.swapped { self.rows.len() / 2 } else { 0 });
+        let mut read = |from: usize, to: usize| {
+            let first = self.rows.start + from;
+            let mut numbers: Vec<T> = Vec::new();
+            self.view.read_into(first * cols..(self.rows.start + to) * cols, &mut numbers);
+            self.file.used(numbers.len() * self.view.dtype.size());
+            let factor = T::from_f64(scale);
+            out.extend(numbers.iter().map(|x| if scale == 1.0 { *x } else { *x * factor }));
+        };
+        // Row i is the one at i + half, from the last one on back at the start.
+        let turn = (count - half).clamp(wanted.start, wanted.end);
+        if wanted.start < turn {
+            read(wanted.start + half, turn + half);
+        }
+        if turn < wanted.end {
+            read(turn + half - count, wanted.end + half - count);
+        }
+    }
+
     /// Its entries as a matrix, outputs by inputs and kernel; a vector is one column.
     ///
     /// # Errors
     /// Those of [`scale`](Self::scale), and entries that are not finite.
     pub fn to_matrix<T: Real>(&self) -> Result<Mat<T>> {
-        let scale = self.scale()?;
-        let cols: usize = self.view.shape.iter().skip(1).product();
+        let (count, cols) = (self.rows.len(), self.view.shape.iter().skip(1).product());
         let mut numbers = Vec::new();
-        self.view.read_into(self.rows.start * cols..self.rows.end * cols, &mut numbers);
-        self.file.used(numbers.len() * self.view.dtype.size());
-        let (count, half) = (self.rows.len(), self.rows.len() / 2);
-        let row = |i: usize| if self.swapped { (i + half) % count } else { i };
+        self.read_rows(0..count, self.scale()?, &mut numbers);
         if !all_finite(&numbers) {
             return Err(Error::value("holds numbers that are not finite"));
         }
-        let entry = |i: usize, j: usize| numbers[row(i) * cols + j];
-        Ok(match scale == 1.0 {
-            true => Mat::from_fn(count, cols, entry),
-            false => Mat::from_fn(count, cols, |i, j| T::from_f64(scale * entry(i, j).to_f64())),
-        })
+        Ok(Mat::from_fn(count, cols, |i, j| numbers[i * cols + j]))
     }
 }
 

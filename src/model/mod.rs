@@ -6,6 +6,7 @@
 //! whose files agree on a vocabulary needs no rule at all.
 
 mod architecture;
+mod block;
 mod checkpoint;
 mod dialect;
 mod name;
@@ -16,6 +17,7 @@ mod sdxl;
 mod words;
 
 pub use architecture::{Architecture, Sureness, architecture};
+pub use block::Block;
 pub use checkpoint::{Checkpoint, Parameter};
 pub use dialect::{Dialect, Naming};
 pub use name::{Component, Identity, Rows, identify, identify_shaped};

@@ -125,6 +125,17 @@ int main(int argc, char **argv) {
     difference.add("lora_unet_x.diff", LYCO_DTYPE_F32, {conv_shape, 4}, zero_bytes);
     Merge nothing;
     nothing.add(difference.finish("nothing"));
+    // What is baked into the model of the adapters is extracted again.
+    const std::string base = adapters + "../base.safetensors", tuned = scratch + "tuned.safetensors";
+    Merge().add(lokr).set_block_weights(0, "*=0 M00=1").bake(base, tuned);
+    Merge wanted;
+    wanted.set("format", "lora").set("rank", "32");
+    const auto taken = wanted.extract(base, tuned, scratch + "taken.safetensors");
+    CHECK(taken.layer_count() > 5 && taken.layer_count() == Adapter::open(scratch + "taken.safetensors").layer_count());
+    for (std::size_t i = 0; i < taken.layer_count(); i++)
+        CHECK(taken.layer(i).name.find("mid_block") != std::string_view::npos);
+
+    CHECK(failure([&] { nothing.extract(scratch + "no model", scratch + "tuned", scratch + "taken"); }) == LYCO_STATUS_IO);
     CHECK(failure([&] { nothing.bake(scratch + "no model", scratch + "baked"); }) == LYCO_STATUS_IO);
     CHECK(failure([&] { nothing.bake(scratch + "saved.safetensors", scratch + "baked", 3); }) == LYCO_STATUS_MISMATCH);
 

@@ -176,6 +176,27 @@ int main(int argc, char **argv) {
     MUST(lyco_merge_set_recipe(merge, lyco_report_json(report), &error));
     lyco_adapter_free(repeated);
 
+    /* Block weights are part of the recipe, and count for the input that has them. */
+    MUST(lyco_merge_set_block_weights(merge, 1, "*=0 M00=0.5", &error));
+    lyco_report *weighed = NULL;
+    lyco_adapter *blocks = NULL;
+    MUST(lyco_merge_run(merge, NULL, NULL, &blocks, &weighed, &error));
+    CHECK(strstr(lyco_report_json(weighed), "\"block_weights\": \"*=0 M00=0.5\""));
+    lyco_adapter_free(blocks);
+    MUST(lyco_merge_set_block_weights(merge, 1, NULL, &error));
+    MUST(lyco_merge_set_recipe(merge, lyco_report_json(weighed), &error));
+    lyco_report *repeat = NULL;
+    MUST(lyco_merge_run(merge, NULL, NULL, &blocks, &repeat, &error));
+    for (size_t i = 0; i < 97; i++) {
+        lyco_layer_report one = {.struct_size = sizeof one}, other = {.struct_size = sizeof other};
+        MUST(lyco_report_layer(weighed, i, &one, &error));
+        MUST(lyco_report_layer(repeat, i, &other, &error));
+        CHECK(one.norm == other.norm);
+    }
+    lyco_adapter_free(blocks);
+    lyco_report_free(weighed);
+    lyco_report_free(repeat);
+
     MUST(lyco_set_log(NULL, NULL, LYCO_LOG_LEVEL_INFO, &error));
     lyco_adapter_free(run);
     lyco_adapter_free(reopened);

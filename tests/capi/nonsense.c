@@ -188,6 +188,14 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_OPTION, lyco_merge_add(merge, adapter, NAN, &error));
     FAILS(LYCO_STATUS_OPTION, lyco_merge_add(merge, adapter, INFINITY, &error));
 
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set_block_weights(NULL, 0, "te=0", &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_set_block_weights(merge, 0, BAD_UTF8, &error));
+    const char *texts[] = {"", "te", "te=", "1,2", "IN01-", "IN02-IN01=1", "\xe2\x98\x83", "=", "IN01=0..", "*"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        FAILS(LYCO_STATUS_OPTION, lyco_merge_set_block_weights(merge, 0, texts[i], &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_set_block_weights(merge, 0, "te=0", &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_set_block_weights(merge, NOBODY, NULL, &error));
+
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set(NULL, "rank", "4", &error));
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set(merge, NULL, "4", &error));
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_set(merge, "rank", NULL, &error));
@@ -228,6 +236,12 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_bake(merge, BAD_UTF8, path, NULL, NULL, NULL, &report, &error));
     FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_merge_bake(merge, "x", path, &how, NULL, NULL, &report, &error));
     FAILS(LYCO_STATUS_IO, lyco_merge_bake(merge, "no such model", path, NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(NULL, "x", "y", path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(merge, NULL, "y", path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(merge, "x", NULL, path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_extract(merge, "x", "y", NULL, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_merge_extract(merge, "x", BAD_UTF8, path, NULL, NULL, &report, &error));
+    FAILS(LYCO_STATUS_IO, lyco_merge_extract(merge, "no such model", "y", path, NULL, NULL, &report, &error));
 
     /* There is nothing to merge yet. */
     FAILS(LYCO_STATUS_OPTION, lyco_merge_forecast(merge, NULL, NULL, &forecast, &error));
@@ -235,6 +249,10 @@ static void merging(const char *scratch, const lyco_adapter *adapter) {
     FAILS(LYCO_STATUS_OPTION, lyco_merge_run_to(merge, path, NULL, NULL, &report, &error));
 
     MUST(lyco_merge_add(merge, adapter, 1.0, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_set_block_weights(merge, 0, "D00=0", &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_set_block_weights(merge, 0, "0,0,0,0,0,0,0,0,0,0,0,0", &error));
+    MUST(lyco_merge_set_block_weights(merge, 0, "IN=0.5 te=0", &error));
+    MUST(lyco_merge_set_block_weights(merge, 0, NULL, &error));
     FAILS(LYCO_STATUS_IO, lyco_merge_run_to(merge, scratch, NULL, NULL, &report, &error));
     const uint32_t sizes[] = {0, sizeof forecast - 1, UINT32_MAX};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {

@@ -19,6 +19,7 @@ PEFT's butterflies of more than one stage need a CUDA extension; its one functio
 replaced by torch's.
 """
 
+import json
 import logging
 import math
 import warnings
@@ -53,6 +54,7 @@ class Group:
         self.dtype = dtype
         self.stored: Tensors = {}
         self.deltas: Tensors = {}
+        self.metadata: dict[str, str] = {}
 
     def add(self, case: str, stored: Tensors, weight: Tensor, bias: Tensor | None = None, prefix: str = "lora") -> None:
         for key, tensor in stored.items():
@@ -62,7 +64,7 @@ class Group:
             self.deltas[f"{case}.bias"] = bias.contiguous()
 
     def write(self, name: str) -> None:
-        save_file(self.stored, HERE / f"{name}.safetensors")
+        save_file(self.stored, HERE / f"{name}.safetensors", self.metadata or None)
         save_file(self.deltas, HERE / f"{name}.delta.safetensors")
 
 
@@ -86,7 +88,13 @@ def rounded(tensors: Tensors, dtype: torch.dtype) -> Tensors:
 
 
 def lycoris(
-    group: Group, case: str, kind: type[nn.Module], shape: tuple[int, ...], spread: float = 0.5, **options: object
+    group: Group,
+    case: str,
+    kind: type[nn.Module],
+    shape: tuple[int, ...],
+    spread: float = 0.5,
+    strength: float = 1.0,
+    **options: object,
 ) -> None:
     """Random factors in a module of the library, and what its forward pass does beside the layer's own."""
     layer = base_layer(case, shape)
@@ -105,7 +113,7 @@ def lycoris(
     limit = "alpha" if kind not in (DiagOFTModule, ButterflyOFTModule) else "constraint"
     if "alpha" in stored:
         options[limit] = stored["alpha"].item()
-    module = kind(case, layer, 1.0, **options).eval()
+    module = kind(case, layer, strength, **options).eval()
     targets = dict(module.named_parameters())
     for name, tensor in stored.items():
         if name in targets:
@@ -149,6 +157,20 @@ def lycoris_group() -> Group:
     lycoris(group, "glora_square", GLoRAModule, (6, 6), **low)
     for name, shape in (("linear", LINEAR), ("point", POINT)):
         lycoris(group, f"tlora_{name}", TLoraModule, shape, **low)
+    return group
+
+
+def weak_group() -> Group:
+    """Strength 0.6."""
+    group = Group(torch.float16)
+    for name, shape in (("linear", LINEAR), ("conv2d", CONV2D)):
+        for kind, options in {"plain": {}, "both": {"rescaled": True, "constraint": 0.05}}.items():
+            turning = {"lora_dim": 4, "strength": 0.6} | options
+            lycoris(group, f"weak_oft_{kind}_{name}", DiagOFTModule, shape, 0.3, **turning)
+            lycoris(group, f"weak_boft_{kind}_{name}", ButterflyOFTModule, (16, *shape[1:]), 0.3, **turning)
+        lycoris(group, f"weak_glora_{name}", GLoRAModule, shape, lora_dim=3, alpha=2.0, strength=0.6)
+        lycoris(group, f"weak_ia3_{name}", IA3Module, shape, strength=0.6)
+    lycoris(group, "weak_tlora", TLoraModule, LINEAR, lora_dim=3, alpha=2.0, strength=0.6)
     return group
 
 
@@ -281,10 +303,6 @@ def write_peft() -> None:
     peft(group, "peft_ia3_conv", IA3Config, CONV2D, True, near_one, feedforward_modules=[])
     for name, shape in (("linear", LINEAR), ("conv2d", CONV2D)):
         peft(group, f"peft_dora_{name}", LoraConfig, shape, False, dora_edit, r=3, lora_alpha=3, use_dora=True)
-        group.stored = {
-            key.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): tensor
-            for key, tensor in group.stored.items()
-        }
     square = (8, 6, 2, 2)
     oft = {"oft_block_size": 2, "r": 0}
     for name, shape in (("linear", LINEAR), ("conv2d", square)):
@@ -304,7 +322,10 @@ def write_peft() -> None:
         "coft": {"coft": True, "eps": 0.3},
     }.items():
         group = Group(torch.float32)
-        peft(group, f"peft_oft_{name}", OFTConfig, (5, 12), **{"oft_block_size": 4, "r": 0} | options)
+        options = {"oft_block_size": 4, "r": 0} | options
+        peft(group, f"peft_oft_{name}", OFTConfig, (5, 12), **options)
+        # Where diffusers has it.
+        group.metadata["lora_adapter_metadata"] = json.dumps(OFTConfig(**options).to_dict())
         group.write(f"peft_oft_{name}")
 
 
@@ -325,6 +346,7 @@ def main() -> None:
     lycoris_group().write("based")
     definition_group().write("defined")
     write_peft()
+    weak_group().write("weak")
     save_file(BASE, HERE / "based.base.safetensors")
 
 

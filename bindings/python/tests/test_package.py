@@ -96,6 +96,12 @@ class Package(unittest.TestCase):
                 lycomerge.merge([LOKR, LOHA], output=self.output, progress=True)
             self.assertIn("merging: 100%", shown.getvalue())
 
+    def test_names_are_those_that_are_asked_for(self) -> None:
+        there, _ = lycomerge.Merge(format="keep", naming="diffusers").add(LOKR).run()
+        self.assertTrue(all(layer.name.startswith("unet.") for layer in there.layers))
+        back, _ = lycomerge.Merge(format="keep", naming="kohya").add(there).run()
+        self.assertEqual([layer.name for layer in back.layers], [layer.name for layer in lycomerge.Adapter.open(LOKR).layers])
+
     def test_the_log_is_pythons(self) -> None:
         with self.assertLogs("lycomerge", "INFO") as heard:
             merge = lycomerge.Merge().add(LOKR)
@@ -167,6 +173,21 @@ started.wait()
             lycomerge.Merge().set_recipe({})
         self.assertEqual([layer.name for layer in report.layers], [layer.name for layer in merged.layers])
         self.assertTrue(all(layer.rank <= 4 and layer.relative_error >= 0 for layer in report.layers))
+
+    def test_block_weights_scale_each_input_by_itself(self) -> None:
+        norms = {}
+        for text in (None, "M00=0.5", "*=0 M00=0.5"):
+            _, report = lycomerge.Merge(dtype="float32").add(LOKR, 0.5, block_weights=text).run()
+            norms[text] = {layer.name: layer.norm for layer in report.layers}
+        for name, norm in norms[None].items():
+            middle = "_mid_block_" in name
+            self.assertAlmostEqual(norms["M00=0.5"][name], norm * (0.5 if middle else 1), delta=1e-5 * norm)
+            self.assertAlmostEqual(norms["*=0 M00=0.5"][name], norm * 0.5 * middle, delta=1e-5 * norm)
+        merge = lycomerge.Merge().add(LOKR).set_block_weights(0, "M00=0.5").set_block_weights(0, None)
+        with self.assertRaisesRegex(lycomerge.OptionError, "the blocks are TIME, IN00"):
+            merge.set_block_weights(0, "D00=1")
+        with self.assertRaises(lycomerge.OptionError):
+            merge.set_block_weights(1, "M00=1")
 
     def test_another_thread_cancels(self) -> None:
         merge = lycomerge.Merge().add(LOKR).add(LOHA)

@@ -98,6 +98,36 @@ class NumPy(unittest.TestCase):
                 truth = 1 + 0.5 * adapter.delta(index, "F64").numpy()
                 self.assertLess(numpy.abs(found.tensor(name).numpy() - truth).max(), 1e-6)
 
+    def test_what_was_baked_is_extracted_again(self) -> None:
+        import numpy
+
+        adapter = lycomerge.Adapter.open(LOKR)
+        random = numpy.random.default_rng(1)
+        weights = {
+            f"model.diffusion_model.{layer.name.removeprefix('lora_unet_')}.weight": random.standard_normal(
+                (layer.rows, layer.cols)
+            )
+            for layer in adapter.layers
+        }
+        with tempfile.TemporaryDirectory() as folder, self.assertLogs("lycomerge", "WARNING"):
+            base, tuned, out = (Path(folder, f"{name}.safetensors") for name in ("base", "tuned", "out"))
+            lycomerge.Adapter.from_state_dict(
+                weights | {"lora_unet_x.diff": numpy.zeros((1, 1))}, skip_unknown=True
+            ).save(base)
+            lycomerge.Merge().add(adapter, block_weights="*=0 M00=2").bake(base, tuned)
+            report = lycomerge.Merge(format="full", dtype="float32").extract(base, tuned, out)
+            found = lycomerge.Adapter.open(out)
+            middle = [layer.name for layer in adapter.layers if "_mid_block_" in layer.name]
+            self.assertEqual([layer.name for layer in report.layers], middle)
+            self.assertGreater(len(middle), 5)
+            for index, layer in enumerate(adapter.layers):
+                if layer.name in middle:
+                    truth = 2 * adapter.delta(index, "F64").numpy()
+                    wrong = found.delta(middle.index(layer.name), "F64").numpy().reshape(truth.shape) - truth
+                    self.assertLess(numpy.linalg.norm(wrong), 1e-6 * numpy.linalg.norm(truth))
+            with self.assertRaises(lycomerge.OptionError):
+                lycomerge.Merge(format="lokr").extract(base, tuned, out)
+
     def test_tensors_go_by_dlpack(self) -> None:
         import numpy
 

@@ -57,6 +57,7 @@ class lyco_open_options(Structure):
     _fields_ = [
         ("struct_size", c_uint32),
         ("skip_unknown", c_uint32),
+        ("base", c_char_p),
     ]
 
 
@@ -219,6 +220,8 @@ def declare(library: CDLL) -> None:
     library.lyco_merge_new.restype = c_void_p
     library.lyco_merge_add.argtypes = [c_void_p, c_void_p, c_double, POINTER(c_void_p)]
     library.lyco_merge_add.restype = c_uint32
+    library.lyco_merge_set_block_weights.argtypes = [c_void_p, c_size_t, c_char_p, POINTER(c_void_p)]
+    library.lyco_merge_set_block_weights.restype = c_uint32
     library.lyco_merge_set.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(c_void_p)]
     library.lyco_merge_set.restype = c_uint32
     library.lyco_merge_set_recipe.argtypes = [c_void_p, c_char_p, POINTER(c_void_p)]
@@ -241,6 +244,8 @@ def declare(library: CDLL) -> None:
     library.lyco_merge_deltas.restype = c_uint32
     library.lyco_merge_bake.argtypes = [c_void_p, c_char_p, c_char_p, POINTER(lyco_bake_options), lyco_progress_callback, c_void_p, POINTER(c_void_p), POINTER(c_void_p)]
     library.lyco_merge_bake.restype = c_uint32
+    library.lyco_merge_extract.argtypes = [c_void_p, c_char_p, c_char_p, c_char_p, lyco_progress_callback, c_void_p, POINTER(c_void_p), POINTER(c_void_p)]
+    library.lyco_merge_extract.restype = c_uint32
     library.lyco_report_relative_error.argtypes = [c_void_p]
     library.lyco_report_relative_error.restype = c_double
     library.lyco_report_json.argtypes = [c_void_p]

@@ -89,6 +89,7 @@ class Merge:
 
     def __init__(self, **options: object) -> None:
         self._handle = ctypes.c_void_p(library.lyco_merge_new())
+        self._inputs = 0
         for key, value in options.items():
             self.set(key, value)
 
@@ -96,10 +97,22 @@ class Merge:
         if handle := getattr(self, "_handle", None):
             library.lyco_merge_free(handle)
 
-    def add(self, adapter: Adapter | str | os.PathLike[str], weight: float = 1.0) -> Merge:
-        """Adds an input."""
+    def add(
+        self, adapter: Adapter | str | os.PathLike[str], weight: float = 1.0, block_weights: str | None = None
+    ) -> Merge:
+        """Adds an input. `block_weights` says how strongly it acts in every part of the model: terms such as
+        `"IN04-IN08=0.5 te=0"`, or a list of values; `lycomerge merge --help` has the whole grammar."""
         opened = adapter if isinstance(adapter, Adapter) else Adapter.open(adapter)
         call(library.lyco_merge_add, self._handle, opened._handle, float(weight))
+        self._inputs += 1
+        if block_weights is not None:
+            self.set_block_weights(self._inputs - 1, block_weights)
+        return self
+
+    def set_block_weights(self, index: int, block_weights: str | None) -> Merge:
+        """Sets the block weights of an input, counted from 0; None takes them away."""
+        text = None if block_weights is None else block_weights.encode()
+        call(library.lyco_merge_set_block_weights, self._handle, index, text)
         return self
 
     def set(self, key: str, value: object) -> Merge:
@@ -110,7 +123,7 @@ class Merge:
         return self
 
     def set_recipe(self, recipe: str | Mapping[str, Any]) -> Merge:
-        """Sets the options as a recipe has them: of a report's `data`, or of a merged file's metadata
+        """Sets the options and block weights as a recipe has them: of a report's `data`, or of a merged file's metadata
         (`lycomerge_recipe`). Inputs and weights are yours to add."""
         spelled = recipe if isinstance(recipe, str) else json.dumps(recipe)
         call(library.lyco_merge_set_recipe, self._handle, spelled.encode())
@@ -168,6 +181,21 @@ class Merge:
             progress, library.lyco_merge_bake, self._handle, os.fspath(base).encode(), os.fspath(path).encode(),
             ctypes.byref(options), outputs=[report._handle],
         )  # fmt: skip
+        return report
+
+    def extract(
+        self,
+        base: str | os.PathLike[str],
+        tuned: str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress = None,
+    ) -> Report:
+        """Stores what the checkpoint `tuned` has more than `base` as an adapter, as the options about what to store say
+        it: `Merge(format="lora", rank=32).extract("base.safetensors", "tuned.safetensors", "training.safetensors")`."""
+        report = Report()
+        names = [os.fspath(name).encode() for name in (base, tuned, path)]
+        _watched(progress, library.lyco_merge_extract, self._handle, *names, outputs=[report._handle])
         return report
 
     def run_to(self, path: str | os.PathLike[str], progress: Progress = None) -> Report:
