@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::{Adapter, Family, Layer, LayerId, name};
 use crate::delta::gram;
-use crate::model::{Sureness, architecture};
+use crate::model::{Dialect, Sureness, architecture};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -34,6 +34,10 @@ pub struct Survey {
     pub model: Option<&'static str>,
     /// Whether it can't be for another.
     pub model_certain: bool,
+    /// How its modules are named: the option `naming` that comes nearest.
+    pub naming: &'static str,
+    /// Whose words the denoiser's names are made of, where it makes a difference.
+    pub vocabulary: Option<&'static str>,
     /// Its size in bytes.
     pub bytes: u64,
     /// The dtype that most of its numbers have.
@@ -100,12 +104,16 @@ impl Survey {
             (!matches!(value, "" | "None" | "null")).then(|| (*key, value.to_owned()))
         });
         let model = architecture(layers.iter().map(|(id, layer)| (id.module.as_str(), layer.shape.cols)));
+        let names = layers.keys().map(|id| id.module.as_str());
+        let dialect = Dialect::of(names, model.map(|(architecture, _)| architecture));
         let (norm, blocks) = blocks(adapter)?;
         Ok(Self {
             file: adapter.path().display().to_string(),
             kind: adapter.kind(),
             model: model.map(|(architecture, _)| architecture.name()),
             model_certain: model.is_some_and(|(_, sureness)| sureness == Sureness::Certain),
+            naming: dialect.naming().name(),
+            vocabulary: dialect.vocabulary(),
             bytes: adapter.file().byte_len(),
             dtype: adapter.dtype().to_string(),
             modules: modules.len(),
@@ -200,7 +208,7 @@ fn alphas(adapter: &Adapter) -> Vec<String> {
         large += usize::from(layer.scale > 4.0);
     }
     let found = [
-        (missing, "have no alpha; their scale is 1"),
+        (if adapter.has_letters() == Some(true) { 0 } else { missing }, "have no alpha; their scale is 1"),
         (
             infinite,
             "have an alpha that is not finite, which has no meaning there: both of their factors are full",

@@ -174,7 +174,7 @@ fn folders_of_peft_do_what_peft_does() {
         else {
             continue;
         };
-        for path in [&folder, &model] {
+        for path in [&folder, &model, &folder.join("adapter_config.json")] {
             assert_as_written(path, &folder.join("delta.safetensors"), "base_model.model.");
         }
         folders += 1;

@@ -256,7 +256,7 @@ pub(super) fn layers_of<'a>(
 ) -> Result<Vec<(Param, Layer, Option<String>)>> {
     refused::check(module, &tensors)?;
     let views = tensors.iter().filter_map(|(suffix, name)| Some((*suffix, file.get(name)?)));
-    let all = Members::new(views.collect());
+    let all = Members::new(views.collect()).with(given);
     let reshape = reshape::of(&all)?;
     let place = |param, members: Members<'a>| {
         let id = LayerId { module: module.to_owned(), param };

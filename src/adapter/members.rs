@@ -16,11 +16,11 @@ use crate::tensor::{Dtype, Real, TensorView, all_finite};
 #[derive(Clone, Debug)]
 pub struct Members<'a> {
     tensors: BTreeMap<&'static str, TensorView<'a>>,
+    /// What is said of its alpha beside the tensors.
+    given: Option<Given>,
     module: &'a str,
     base: Option<Base<'a>>,
     strength: f64,
-    /// What is said beside the tensors.
-    given: Option<Given>,
 }
 
 impl<'a> Members<'a> {

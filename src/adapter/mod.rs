@@ -47,6 +47,7 @@ pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
 pub(crate) use own::combine;
+pub(crate) use peft::{Configured, config, config_beside, metadata as peft_metadata};
 pub(crate) use reshape::pad_bytes;
 pub use shape::{Dims, WeightShape};
 pub(crate) use spelling::{kept_alpha, with_letters};
@@ -140,8 +141,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder of one and its configuration; tensors stay on
-    /// disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file, or the folder of PEFT or diffusers that one is in; tensors stay
+    /// on disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
@@ -208,9 +209,9 @@ impl Adapter {
         for (module, tensors) in modules {
             // A search for what is meant takes a while: once is enough.
             let known = base::check_module(base.as_deref(), &module, unknown.is_empty());
-            let found = known.and_then(|()| {
-                family::layers_of(&file, base.as_deref(), &module, tensors, configs.given(&module))
-            });
+            let given = configs.given(&module);
+            let found =
+                known.and_then(|()| family::layers_of(&file, base.as_deref(), &module, tensors, given));
             match found {
                 Ok(found) => {
                     for (param, layer, warning) in found {

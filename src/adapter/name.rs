@@ -8,7 +8,8 @@ pub(super) fn is_passenger(name: &str) -> bool {
 /// The block of the model that a module stands in, for summaries: its name up to the first number, so
 /// `lora_unet_down_blocks_1_attentions_0_proj_in` is in `unet_down_blocks_1`.
 pub fn block(module: &str) -> String {
-    let path = module.strip_prefix("lora_").unwrap_or(module);
+    let path =
+        module.strip_prefix("base_model.model.").or_else(|| module.strip_prefix("lora_")).unwrap_or(module);
     let mut parts = Vec::new();
     for part in path.split(['_', '.']) {
         parts.push(part);

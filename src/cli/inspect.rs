@@ -76,6 +76,8 @@ fn page(survey: &Survey) -> String {
     if let Some(model) = survey.model {
         line("model", &if survey.model_certain { model.to_owned() } else { format!("probably {model}") });
     }
+    let vocabulary = survey.vocabulary.map_or(String::new(), |words| format!(" ({words} names)"));
+    line("naming", &format!("{}{vocabulary}", survey.naming));
     line("layers", &format!("{} in {}", families.join(", "), count(survey.modules, "module")));
     let ranks = survey.ranks.iter().rev().map(|(rank, n)| format!("{rank} in {n}"));
     let without = (survey.without_rank > 0).then(|| format!("none in {}", survey.without_rank));

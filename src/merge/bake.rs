@@ -16,7 +16,7 @@ use super::naming::Namer;
 use super::plan::{Site, Target};
 use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
-use crate::adapter::{Param, pad_bytes};
+use crate::adapter::{Layer, Param, pad_bytes};
 use crate::compute::round::Rounder;
 use crate::compute::simd::{Wide, wide};
 use crate::delta::Delta;
@@ -171,8 +171,8 @@ impl Work for Job<'_> {
     /// The factors in three copies, and tiles.
     fn working_set(&self) -> u64 {
         let sources = self.parts.iter().flat_map(|(target, _)| &target.sources);
-        let layers = sources.flat_map(|source| source.layers());
-        let numbers = layers.map(|layer| layer.expanded()).fold(0, usize::saturating_add);
+        let numbers = sources.flat_map(|source| source.layers()).map(Layer::expanded);
+        let numbers = numbers.fold(0, usize::saturating_add);
         let tiles = 4 * 8 * TILE.max(self.view.shape.iter().skip(1).product());
         tiles.saturating_add(numbers.saturating_mul(24)) as u64
     }

@@ -20,7 +20,9 @@ impl Context<'_> {
         let options = self.options;
         let adds = !self.strategy.needs_gram() && self.strategy.peak().is_none() && self.shares.is_empty();
         let free = options.format == Format::Auto && options.space == Space::Delta && options.rank.is_none();
-        adds && free && options.max_size.is_none() && target.needs_base
+        // Rows of a weight in parts, or in another order, are no layers of the family.
+        let whole = |source: &Source<'_>| matches!(&source.parts[..], [Part { windows: None, .. }]);
+        adds && free && options.max_size.is_none() && target.needs_base && target.sources.iter().all(whole)
     }
 
     /// Adds a target up, and stores it. What is certified is the rounding of the stored numbers.
@@ -35,18 +37,10 @@ impl Context<'_> {
             gram: OnceCell::new(),
         };
         let coefficients = target.coefficients(&*self.strategy, &facts)?;
-        // Rows can't be cut out of what isn't known.
-        let whole = |source: &Source<'_>| match &source.parts[..] {
-            [Part { windows: None, layer, .. }] => Ok(self.inputs[source.input].adapter.members(layer)),
-            _ => Err(Error::unsupported(format!(
-                "is {} of other outputs than the output's layer has; these can only be merged with the base model (--base)",
-                target.family()
-            ))),
-        };
-        let named = |error: Error| error.in_layer(&target.id.module);
-        let members = target.sources.iter().map(whole).collect::<Result<Vec<_>>>().map_err(named)?;
-        let sources: Vec<_> = coefficients.iter().copied().zip(members).collect();
+        let members = |source: &Source<'_>| self.inputs[source.input].adapter.members(source.parts[0].layer);
+        let sources: Vec<_> = coefficients.iter().copied().zip(target.sources.iter().map(members)).collect();
         let family = target.family();
+        let named = |error: Error| error.in_layer(&target.id.module);
 
         let (mut tensors, mut certificates) = (Vec::new(), Vec::new());
         for part in combine(family, &sources).map_err(named)? {

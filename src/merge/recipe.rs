@@ -1,6 +1,7 @@
 //! The recipe: inputs and options as data. It travels in the output's metadata, so that anyone can make the same
 //! bytes again from the same files.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -36,15 +37,20 @@ pub struct RecipeInput {
     pub sha256: String,
     /// The user's weight.
     pub weight: f64,
+    /// The name of the model that it was opened with, if it was: a checkpoint takes too long to hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 impl Recipe {
     /// Reads every input for its hash, unless `stop` says that it isn't wanted any more; what is made then is nobody's.
     pub(super) fn of(inputs: &[Input], options: &Options, stop: &AtomicBool) -> Self {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let input = |input: &Input| RecipeInput {
-            name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: name(input.adapter.path()),
             sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
+            base: input.adapter.base().map(|base| name(base.path())),
         };
         let quality = |quality| match quality {
             Quality::Exact => "exact",
