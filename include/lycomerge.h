@@ -438,8 +438,8 @@ const char *lyco_option_help(size_t index);
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
-/// file is ever executed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file, or PEFT's folder; the tensors stay on disk until they are needed,
+/// and nothing in the file is ever executed. `options` may be NULL.
 lyco_status lyco_adapter_open(const char *path,
                               const lyco_open_options *options,
                               lyco_adapter **adapter,

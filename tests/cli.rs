@@ -228,7 +228,7 @@ fn what_is_asked_for_goes_to_stdout() {
     for (words, says) in [
         ("--help", "Usage: lycomerge"),
         ("merge --help", "--weights"),
-        ("convert --help", "[default: lora;"),
+        ("convert --help", "[default: lora"),
         ("inspect --help", "--json"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {

@@ -209,9 +209,9 @@ inline lyco_open_options open_options(bool skip_unknown, const std::string &base
 /// An opened adapter: a file, or the result of a merge. It never changes.
 class Adapter {
 public:
-    /// Opens and checks a safetensors or PyTorch file. With `skip_unknown`, layers that can't be understood are left
-    /// out instead of refused. `base` is the path of the checkpoint that the adapter was trained on, which families
-    /// whose effect depends on its weights need.
+    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder. With `skip_unknown`, layers that can't be
+    /// understood are left out instead of refused. `base` is the path of the checkpoint that the adapter was trained on,
+    /// which families whose effect depends on its weights need.
     static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false, const std::string &base = {}) {
         const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;

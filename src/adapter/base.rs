@@ -78,7 +78,7 @@ fn extents(parts: &[Parameter<'_>]) -> Result<Option<Vec<usize>>> {
                 first.shape()
             )));
         }
-        dims.first_mut().map(|rows| *rows += part.rows.len());
+        dims.iter_mut().take(1).for_each(|rows| *rows += part.rows.len());
     }
     Ok(Some(dims))
 }

@@ -26,7 +26,7 @@ pub struct Members<'a> {
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self { tensors, module: "", base: None, strength: 1.0, given: None }
+        Self { tensors, given: None, module: "", base: None, strength: 1.0 }
     }
 
     /// The same as a module's, over the base model's parameter.
@@ -140,19 +140,6 @@ impl<'a> Members<'a> {
         Ok(out)
     }
 
-    /// The numbers of a tensor of sizes or positions.
-    pub(super) fn integers(&self, suffix: &str) -> Result<Vec<usize>> {
-        let view =
-            self.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
-        if view.dtype.is_float() || view.dtype == Dtype::Bool {
-            return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
-        }
-        let index = |x: f64| {
-            if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) }
-        };
-        view.to_reals::<f64>().into_iter().map(index).collect()
-    }
-
     /// What is said of an alpha that is no tensor.
     fn given(&self) -> Option<Given> {
         self.given.filter(|_| !self.has(".alpha"))
@@ -166,6 +153,19 @@ impl<'a> Members<'a> {
     /// What multiplies two factors that are stored whole: 1, whatever alpha says, but for PEFT's.
     pub(super) fn scale_of_whole(&self) -> f64 {
         self.given().map_or(1.0, |given| given.scale(None))
+    }
+
+    /// The numbers of a tensor of sizes or positions.
+    pub(super) fn integers(&self, suffix: &str) -> Result<Vec<usize>> {
+        let view =
+            self.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
+        if view.dtype.is_float() || view.dtype == Dtype::Bool {
+            return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
+        }
+        let index = |x: f64| {
+            if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) }
+        };
+        view.to_reals::<f64>().into_iter().map(index).collect()
     }
 
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).

@@ -209,9 +209,9 @@ impl Adapter {
         for (module, tensors) in modules {
             // A search for what is meant takes a while: once is enough.
             let known = base::check_module(base.as_deref(), &module, unknown.is_empty());
-            let given = configs.given(&module);
-            let found =
-                known.and_then(|()| family::layers_of(&file, base.as_deref(), &module, tensors, given));
+            let found = known.and_then(|()| {
+                family::layers_of(&file, base.as_deref(), &module, tensors, configs.given(&module))
+            });
             match found {
                 Ok(found) => {
                     for (param, layer, warning) in found {

@@ -403,6 +403,22 @@ mod tests {
     }
 
     #[test]
+    fn the_rotations_of_an_oft_are_made_as_its_configuration_says() {
+        for (json, neumann_terms, coft) in [
+            (r#"{"peft_type": "OFT"}"#, Some(5), None),
+            (r#"{"peft_type": "OFT", "num_cayley_neumann_terms": 3, "coft": true}"#, Some(3), Some(6e-5)),
+            (
+                r#"{"peft_type": "OFT", "use_cayley_neumann": false, "coft": true, "eps": 0.1}"#,
+                None,
+                Some(0.1),
+            ),
+        ] {
+            let configs = configs(WRAPPER, json).unwrap();
+            assert_eq!(configs.given("m").unwrap().oft, OftFlags { neumann_terms, coft }, "{json}");
+        }
+    }
+
+    #[test]
     fn what_is_not_read_is_refused_by_name() {
         for (json, says) in [
             (r#"{"peft_type": "VERA"}"#, "VERA"),

@@ -45,7 +45,7 @@ fn blocks(members: &Members<'_>) -> Result<(&'static str, usize, usize)> {
     let mark = MARKS.into_iter().find(|mark| members.has(mark)).unwrap_or(MARKS[0]);
     let (stored, numbers) = members.flat(mark)?;
     // b (b − 1) / 2 = numbers
-    let side = (1 + (1 + 8 * numbers).isqrt()) / 2;
+    let side = (1 + 8 * numbers).isqrt().div_ceil(2);
     match side * (side - 1) / 2 == numbers {
         true => Ok((mark, stored, side)),
         false => Err(Error::format(format!(

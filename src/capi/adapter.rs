@@ -241,14 +241,14 @@ pub(super) unsafe fn open_options(options: *const lyco_open_options) -> Result<O
         // SAFETY: the header asks for a string.
         false => Some(Arc::new(Checkpoint::open(unsafe { text::borrow(options.base, "base") }?)?)),
     };
-    Ok(OpenOptions { skip_unknown, base, ..OpenOptions::default() })
+    Ok(OpenOptions { skip_unknown, base })
 }
 
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
-/// file is ever executed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file, or PEFT's folder; the tensors stay on disk until they are needed,
+/// and nothing in the file is ever executed. `options` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_adapter_open(
     path: *const c_char,

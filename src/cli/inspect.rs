@@ -18,7 +18,7 @@ use super::text::{count, digits, number, size};
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let files = matches.get_many::<PathBuf>("files").unwrap_or_default();
     let skip_unknown = matches.get_flag("skip-unknown");
-    let options = OpenOptions { skip_unknown, base: base(matches)?, ..OpenOptions::default() };
+    let options = OpenOptions { skip_unknown, base: base(matches)? };
     let (mut kinds, mut surveys, mut failed) = (String::new(), Vec::new(), false);
     for path in files {
         let adapter = open(path, &options);

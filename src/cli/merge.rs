@@ -199,7 +199,7 @@ pub(crate) fn open(
     }
     let mut merge = Merge::new();
     merge.options = options.clone();
-    let how = OpenOptions { skip_unknown: options.skip_unknown, base, ..OpenOptions::default() };
+    let how = OpenOptions { skip_unknown: options.skip_unknown, base };
     let opened: Vec<_> = models.par_iter().map(|path| Adapter::open_with(path, &how)).collect();
     for (adapter, weight) in opened.into_iter().zip(weights) {
         merge.add(Arc::new(adapter?), *weight)?;

@@ -218,8 +218,6 @@ impl<'a> Group<'a> {
             let named = |e: Error| e.in_layer(&member.id.module).in_file(inputs[member.input].adapter.path());
             let (count, windows) = place(member.rows, rows, member.layer.shape.rows).map_err(named)?;
             let shape = WeightShape { rows: count, ..member.layer.shape.clone() };
-            let family = member.layer.family;
-            let needs_base = inputs[member.input].adapter.lacks_base(member.layer);
             let target = target.get_or_insert_with(|| Target {
                 id: id.clone(),
                 shape: shape.clone(),
@@ -228,25 +226,16 @@ impl<'a> Group<'a> {
                 reshape: None,
                 sources: Vec::new(),
             });
-            let needs_one = needs_base || target.needs_base;
-            let differs = |layer: &&Layer| needs_one && layer.family != family;
-            if let Some(Layer { family: other, .. }) =
-                target.sources.iter().flat_map(Source::layers).find(differs)
-            {
-                return Err(named(Error::unsupported(format!(
-                    "is {family} here and {other} in an earlier input; these can only be merged with the base model \
-                     (--base)"
-                ))));
-            }
             if member.layer.reshape.is_some() && windows.is_some() {
                 return Err(named(Error::unsupported(
                     "pads the model's weight, which can't be done to some of its rows; name modules as this file does",
                 )));
             }
-            target.needs_base |= needs_base;
-            target.reshape = target.reshape.take().or_else(|| member.layer.reshape.clone());
+            let needs_base = inputs[member.input].adapter.lacks_base(member.layer);
+            target.add_need(member.layer.family, needs_base).map_err(named)?;
             target.shape = target.shape.join(&shape).map_err(named)?;
-            target.norm |= family == Family::Norm;
+            target.norm |= member.layer.family == Family::Norm;
+            target.reshape = target.reshape.take().or_else(|| member.layer.reshape.clone());
             let part = Part { id: member.id, layer: member.layer, windows };
             match target.sources.last_mut().filter(|source| source.input == member.input) {
                 Some(source) => source.parts.push(part),

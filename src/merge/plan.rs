@@ -116,6 +116,21 @@ impl Source<'_> {
 }
 
 impl Target<'_> {
+    /// Takes note of a layer whose effect can't be told.
+    ///
+    /// # Errors
+    /// It is of another family than what is there.
+    pub(super) fn add_need(&mut self, family: Family, needs_base: bool) -> Result<()> {
+        let mut others = self.sources.iter().flat_map(Source::layers).map(|layer| layer.family);
+        self.needs_base |= needs_base;
+        match others.find(|other| self.needs_base && *other != family) {
+            None => Ok(()),
+            Some(other) => Err(Error::unsupported(format!(
+                "is {family} here and {other} in an earlier input; these can only be merged with the base model (--base)"
+            ))),
+        }
+    }
+
     /// How the first input stores it.
     pub(super) fn family(&self) -> Family {
         self.sources[0].parts[0].layer.family

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::options::{Options, Quality, Space};
 use super::{Input, strategy};
+use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 
 /// What was asked for.
@@ -37,7 +38,8 @@ pub struct RecipeInput {
     pub sha256: String,
     /// The user's weight.
     pub weight: f64,
-    /// The name of the model that it was opened with, if it was: a checkpoint takes too long to hash.
+    /// The name of the model that it was opened with, where its effect depends on it: a checkpoint takes too long to
+    /// hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
 }
@@ -46,11 +48,15 @@ impl Recipe {
     /// Reads every input for its hash, unless `stop` says that it isn't wanted any more; what is made then is nobody's.
     pub(super) fn of(inputs: &[Input], options: &Options, stop: &AtomicBool) -> Self {
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let base = |adapter: &Adapter| {
+            let depends = adapter.layers().values().any(|layer| layer.family.needs_base());
+            adapter.base().filter(|_| depends).cloned()
+        };
         let input = |input: &Input| RecipeInput {
             name: name(input.adapter.path()),
             sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
-            base: input.adapter.base().map(|base| name(base.path())),
+            base: base(&input.adapter).map(|base| name(base.path())),
         };
         let quality = |quality| match quality {
             Quality::Exact => "exact",

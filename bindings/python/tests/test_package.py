@@ -96,6 +96,12 @@ class Package(unittest.TestCase):
                 lycomerge.merge([LOKR, LOHA], output=self.output, progress=True)
             self.assertIn("merging: 100%", shown.getvalue())
 
+    def test_names_are_those_that_are_asked_for(self) -> None:
+        there, _ = lycomerge.Merge(format="keep", naming="diffusers").add(LOKR).run()
+        self.assertTrue(all(layer.name.startswith("unet.") for layer in there.layers))
+        back, _ = lycomerge.Merge(format="keep", naming="kohya").add(there).run()
+        self.assertEqual([layer.name for layer in back.layers], [layer.name for layer in lycomerge.Adapter.open(LOKR).layers])
+
     def test_the_log_is_pythons(self) -> None:
         with self.assertLogs("lycomerge", "INFO") as heard:
             merge = lycomerge.Merge().add(LOKR)

@@ -117,7 +117,7 @@ class Adapter:
         skip_unknown: bool = False,
         base: str | os.PathLike[str] | None = None,
     ) -> Adapter:
-        """Opens and checks a safetensors or PyTorch file; nothing in it is ever executed.
+        """Opens and checks a safetensors or PyTorch file, or PEFT's folder; nothing in it is ever executed.
 
         `base` is the checkpoint that the adapter was trained on: DoRA, OFT and other families do what depends on its
         weights, and need it.
