@@ -303,6 +303,13 @@ fn field<T: DeserializeOwned>(fields: &Fields, key: &str) -> Result<Option<T>> {
 fn oft(fields: &Fields) -> Result<OftFlags> {
     let series = field(fields, "use_cayley_neumann")?.unwrap_or(true);
     let terms = field(fields, "num_cayley_neumann_terms")?;
+    /// Far more change nothing that a number can hold.
+    const MOST: usize = 1000;
+    if let Some(terms) = terms.filter(|terms| *terms > MOST) {
+        return Err(Error::format(format!(
+            "'num_cayley_neumann_terms' is {terms}; no more than {MOST} are believed"
+        )));
+    }
     let eps = field(fields, "eps")?.unwrap_or(6e-5);
     let limited = field(fields, "coft")?.unwrap_or(false);
     let default = OftFlags::default();

@@ -658,7 +658,8 @@ fn header_entries(site: &Site<'_>, kind: FileKind, keep: bool) -> usize {
         Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
         _ => 1,
     };
-    let tensors: usize = site.targets.iter().map(of_target).sum();
+    let of_shape = |target: &Target<'_>| usize::from(target.reshape.is_some());
+    let tensors: usize = site.targets.iter().map(|target| of_target(target) + of_shape(target)).sum();
     tensors * kind.entry_bound(site.module.len() + ".lora_down.weight".len())
 }
 

@@ -39,23 +39,15 @@ impl Context<'_> {
         };
         let rule = self.rule.weighs().ok_or_else(|| Error::internal("a sum without weights"))?;
         let coefficients = target.coefficients(rule, &facts)?;
-        // Rows can't be cut out of what isn't known.
-        let whole = |source: &Source<'_>| match &source.parts[..] {
-            [Part { windows: None, layer, .. }] => Ok(self.inputs[source.input].adapter.members(layer)),
-            _ => Err(Error::unsupported(format!(
-                "is {} of other outputs than the output's layer has; these can only be merged with the base model (--base)",
-                target.family()
-            ))),
-        };
-        let named = |error: Error| error.in_layer(&target.id.module);
-        let members = target.sources.iter().map(whole).collect::<Result<Vec<_>>>().map_err(named)?;
+        let members = |source: &Source<'_>| self.inputs[source.input].adapter.members(source.parts[0].layer);
         let factor = |source: &Source<'_>| {
             let blocks = self.inputs[source.input].blocks.as_ref();
             blocks.map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
         };
         let strengths = coefficients.iter().zip(&target.sources).map(|(c, source)| c * factor(source));
-        let sources: Vec<_> = strengths.zip(members).collect();
+        let sources: Vec<_> = strengths.zip(target.sources.iter().map(members)).collect();
         let family = target.family();
+        let named = |error: Error| error.in_layer(&target.id.module);
 
         let (mut tensors, mut certificates) = (Vec::new(), Vec::new());
         for part in combine(family, &sources).map_err(named)? {

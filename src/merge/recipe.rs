@@ -2,6 +2,7 @@
 //! bytes again from the same files.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use super::options::{Options, Quality, Space};
 use super::{BlockWeights, Input, strategy};
+use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 
 /// What was asked for.
@@ -40,16 +42,26 @@ pub struct RecipeInput {
     /// The user's block weights, as a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_weights: Option<String>,
+    /// The name of the model that it was opened with, where its effect depends on it: a checkpoint takes too long to
+    /// hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 impl Recipe {
     /// Reads every input for its hash, unless `stop` says that it isn't wanted any more; what is made then is nobody's.
     pub(super) fn of(inputs: &[Input], options: &Options, stop: &AtomicBool) -> Self {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let base = |adapter: &Adapter| {
+            let depends = adapter.layers().values().any(|layer| layer.family.needs_base());
+            adapter.base().filter(|_| depends).cloned()
+        };
         let input = |input: &Input| RecipeInput {
-            name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: name(input.adapter.path()),
             sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
             block_weights: input.blocks.as_ref().map(|blocks| blocks.text().to_owned()),
+            base: base(&input.adapter).map(|base| name(base.path())),
         };
         Self {
             inputs: inputs.iter().map(input).collect(),
