@@ -410,6 +410,24 @@ const char *lyco_strategy_title(size_t index);
 /// What it does, in one line.
 const char *lyco_strategy_help(size_t index);
 
+/// Where it comes from: a paper's number on arXiv, such as "arXiv 2212.04089", or whose it is.
+const char *lyco_strategy_paper(size_t index);
+
+/// How many parameters a strategy has; they are counted from 0.
+size_t lyco_strategy_parameter_count(size_t strategy);
+
+/// What lyco_merge_set() takes as the key, such as "lambda".
+const char *lyco_strategy_parameter_name(size_t strategy, size_t index);
+
+/// What it takes, in words for people, such as "a number from 0 to 1".
+const char *lyco_strategy_parameter_takes(size_t strategy, size_t index);
+
+/// The value that holds while it is not set.
+const char *lyco_strategy_parameter_default(size_t strategy, size_t index);
+
+/// What it is, in one line.
+const char *lyco_strategy_parameter_help(size_t strategy, size_t index);
+
 /// How many families of adapters are merged; they are counted from 0. What lyco_family_ returns is valid as long as the
 /// program runs, and NULL where the index is out of range.
 size_t lyco_family_count(void);

@@ -51,11 +51,14 @@ pub struct LayerReport {
     pub rank: Option<usize>,
     /// The indices of the inputs that have the layer.
     pub inputs: Vec<usize>,
-    /// The coefficients of those inputs' deltas, before block weights.
+    /// The coefficients of those inputs' deltas; before block weights, for strategies that don't take them.
     pub coefficients: Vec<f64>,
     /// The space that entries were merged in, where a rule looked at entries: `full`, `core` or `knots`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub space: Option<&'static str>,
+    /// What `match-norm inputs` multiplied the merge by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matched: Option<f64>,
     /// ‖true‖
     pub norm: f64,
     /// ‖stored − true‖ / ‖true‖

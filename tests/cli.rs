@@ -208,6 +208,11 @@ fn a_wrong_command_line_exits_with_2_and_writes_nothing() {
         ("--format zip", "auto, lokr, loha, lora, full"),
         ("--format lokr", "--format lora"),
         ("--strategy luck", "weighted_sum"),
+        ("--strategy slerp --set t=2", "t of slerp: '2' is not a number from 0 to 1"),
+        ("--strategy slerp --set lambda=1", "slerp has no parameter 'lambda'; it has t"),
+        ("--strategy weighted_sum --set t=0.5", "weighted_sum has no parameter 't'; it has none"),
+        ("--strategy karcher --set max_iter", "max_iter of karcher: '' is not a whole number of 1 or more"),
+        ("--match-norm=always", "one of true, inputs, false"),
         ("--quality good --rank 4", "can't be used together"),
         ("--metadata out.safetensors", "--metadata would replace out.safetensors"),
         ("--metadata italic.safetensors", "--metadata would replace italic.safetensors"),
@@ -316,6 +321,29 @@ fn metadata_is_a_report_of_the_merge_and_every_layer() {
     assert_eq!(recipe["strategy"], "weighted_sum");
     assert_eq!(recipe["inputs"][1]["name"], "invert.safetensors");
     assert_eq!(recipe["inputs"][1]["weight"], 0.5);
+}
+
+#[test]
+fn parameters_are_set_and_kept_in_the_recipe() {
+    let folder = two("lora");
+    let norms = |options: &str| -> (f64, Value) {
+        let words = format!("{MERGE} {options} --metadata report.json --quiet");
+        let ran = done(&folder, &words);
+        assert_eq!(ran.stderr, "", "{words}");
+        let report = json(&folder.path().join("report.json"));
+        let squares =
+            report["layers"].as_array().unwrap().iter().map(|layer| layer["norm"].as_f64().unwrap().powi(2));
+        (squares.sum::<f64>().sqrt(), report["recipe"]["options"].clone())
+    };
+    let (whole, none) = norms("--strategy task_arithmetic");
+    let (half, set) = norms("--strategy task_arithmetic --set lambda=0.5");
+    assert!((half / whole - 0.5).abs() < 1e-6, "{half} {whole}");
+    assert_eq!((none, set), (serde_json::json!({}), serde_json::json!({"lambda": "0.5"})));
+    // With norms matched, a factor makes no difference; the option is a switch, too, and takes no model for its value.
+    let (matched, set) = norms("--match-norm inputs --strategy task_arithmetic --set lambda=0.5");
+    assert_eq!(set, serde_json::json!({"lambda": "0.5", "match-norm": "inputs"}));
+    assert!((matched / norms("--match-norm=inputs").0 - 1.0).abs() < 1e-6);
+    done(&folder, "merge --match-norm italic.safetensors invert.safetensors -o out.safetensors");
 }
 
 #[test]

@@ -650,9 +650,15 @@ private:
     std::unique_ptr<lyco_merge, detail::Free<lyco_merge_free>> handle_;
 };
 
-/// What the option "strategy" takes.
+/// What Merge::set() takes, too, while the strategy is the one that has it; `takes` says which values, in words.
+struct Parameter {
+    std::string_view name, takes, standard, help;
+};
+
+/// What the option "strategy" takes, and where it comes from.
 struct Strategy {
-    std::string_view name, title, help;
+    std::string_view name, title, help, paper;
+    std::vector<Parameter> parameters;
 };
 
 /// What Layer has as the family.
@@ -667,8 +673,14 @@ struct Option {
 
 inline std::vector<Strategy> strategies() {
     std::vector<Strategy> all;
-    for (std::size_t i = 0; i < lyco_strategy_count(); i++)
-        all.push_back({lyco_strategy_name(i), lyco_strategy_title(i), lyco_strategy_help(i)});
+    for (std::size_t i = 0; i < lyco_strategy_count(); i++) {
+        std::vector<Parameter> parameters;
+        for (std::size_t k = 0; k < lyco_strategy_parameter_count(i); k++)
+            parameters.push_back({lyco_strategy_parameter_name(i, k), lyco_strategy_parameter_takes(i, k),
+                                  lyco_strategy_parameter_default(i, k), lyco_strategy_parameter_help(i, k)});
+        all.push_back({lyco_strategy_name(i), lyco_strategy_title(i), lyco_strategy_help(i), lyco_strategy_paper(i),
+                       std::move(parameters)});
+    }
     return all;
 }
 

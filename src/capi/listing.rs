@@ -14,6 +14,16 @@ struct Strategy {
     name: CString,
     title: CString,
     help: CString,
+    paper: CString,
+    parameters: Vec<Parameter>,
+}
+
+/// A strategy's parameter, as C reads it.
+struct Parameter {
+    name: CString,
+    takes: CString,
+    default: CString,
+    help: CString,
 }
 
 /// A family of adapters, as C reads it.
@@ -31,10 +41,18 @@ struct Choice {
 }
 
 static STRATEGIES: LazyLock<Vec<Strategy>> = LazyLock::new(|| {
+    let parameter = |parameter: &strategy::Parameter| Parameter {
+        name: text::own(parameter.name),
+        takes: text::own(&parameter.kind.takes()),
+        default: text::own(parameter.default),
+        help: text::own(parameter.help),
+    };
     let own = |row: &&strategy::Row| Strategy {
         name: text::own(row.name),
         title: text::own(row.title),
         help: text::own(row.help),
+        paper: text::own(row.paper),
+        parameters: row.parameters.iter().map(parameter).collect(),
     };
     strategy::ALL.iter().map(own).collect()
 });
@@ -56,6 +74,13 @@ static OPTIONS: LazyLock<Vec<Choice>> = LazyLock::new(|| {
 
 fn of_strategy(index: usize, part: fn(&Strategy) -> &CString) -> *const c_char {
     infallible(ptr::null(), || text::lend(STRATEGIES.get(index).map(|row| part(row).as_c_str())))
+}
+
+fn of_parameter(strategy: usize, index: usize, part: fn(&Parameter) -> &CString) -> *const c_char {
+    infallible(ptr::null(), || {
+        let row = STRATEGIES.get(strategy).and_then(|row| row.parameters.get(index));
+        text::lend(row.map(|row| part(row).as_c_str()))
+    })
 }
 
 fn of_family(index: usize, part: fn(&Kind) -> &CString) -> *const c_char {
@@ -92,6 +117,42 @@ pub extern "C" fn lyco_strategy_title(index: usize) -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn lyco_strategy_help(index: usize) -> *const c_char {
     of_strategy(index, |row| &row.help)
+}
+
+/// Where it comes from: a paper's number on arXiv, such as "arXiv 2212.04089", or whose it is.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_paper(index: usize) -> *const c_char {
+    of_strategy(index, |row| &row.paper)
+}
+
+/// How many parameters a strategy has; they are counted from 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_parameter_count(strategy: usize) -> usize {
+    infallible(0, || STRATEGIES.get(strategy).map_or(0, |row| row.parameters.len()))
+}
+
+/// What lyco_merge_set() takes as the key, such as "lambda".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_parameter_name(strategy: usize, index: usize) -> *const c_char {
+    of_parameter(strategy, index, |row| &row.name)
+}
+
+/// What it takes, in words for people, such as "a number from 0 to 1".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_parameter_takes(strategy: usize, index: usize) -> *const c_char {
+    of_parameter(strategy, index, |row| &row.takes)
+}
+
+/// The value that holds while it is not set.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_parameter_default(strategy: usize, index: usize) -> *const c_char {
+    of_parameter(strategy, index, |row| &row.default)
+}
+
+/// What it is, in one line.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_strategy_parameter_help(strategy: usize, index: usize) -> *const c_char {
+    of_parameter(strategy, index, |row| &row.help)
 }
 
 /// How many families of adapters are merged; they are counted from 0. What lyco_family_ returns is valid as long as the

@@ -20,7 +20,8 @@ pub(crate) const BAKE: &str = "bake";
 pub(crate) const EXTRACT: &str = "extract";
 
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
-const COMBINING: [&str; 6] = ["strategy", "normalize", "norm-threshold", "skip-unknown", "threads", "memory"];
+const COMBINING: [&str; 7] =
+    ["strategy", "normalize", "norm-threshold", "match-norm", "skip-unknown", "threads", "memory"];
 
 /// The name of the subcommand that stores one adapter in another form: a merge of one.
 pub(crate) const CONVERT: &str = "convert";
@@ -129,7 +130,12 @@ fn option(row: &options::Row) -> Arg {
         None => arg.action(ArgAction::SetTrue).help(row.help),
         Some(value) => {
             let help = format!("{} [default: {}]", row.help, row.default);
-            arg.value_name(value).help(help).allow_negative_numbers(true)
+            let arg = arg.value_name(value).help(help).allow_negative_numbers(true);
+            match row.name {
+                // It was a switch once, and is still one without a value.
+                "match-norm" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+                _ => arg,
+            }
         }
     }
 }
@@ -422,6 +428,22 @@ pub(crate) fn plain_number(argument: OsString) -> OsString {
         Some(number) => format!("-{number}").into(),
         None => argument,
     }
+}
+
+/// `--match-norm inputs` as one argument: without a value it is a switch, behind which models may stand.
+pub(crate) fn join_match_norm(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let is_value = ["true", "false", "inputs"].iter().any(|value| argument == *value);
+        match joined.last_mut().filter(|last| is_value && *last == "--match-norm") {
+            Some(last) => {
+                last.push("=");
+                last.push(argument);
+            }
+            None => joined.push(argument),
+        }
+    }
+    joined
 }
 
 /// What is wrong with the command line, in the words of the parser; nothing but the help, if it is empty.

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
-    let given = std::env::args_os().map(args::plain_number);
+    let given = args::join_match_norm(std::env::args_os().map(args::plain_number));
     let matches = match args::command().try_get_matches_from(given) {
         Ok(matches) => matches,
         Err(help) if !help.use_stderr() => {

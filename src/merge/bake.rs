@@ -222,6 +222,7 @@ impl Merge {
         let (file, bytes) = writer.finish()?;
         file.commit()?;
         tensors.sort_by(|x, y| x.name.cmp(&y.name));
+        warnings.extend(context.notices.warnings());
         warnings.extend(self.inputs.iter().flat_map(|input| input.adapter.warnings().to_vec()));
         Ok(BakeReport {
             lycomerge: env!("CARGO_PKG_VERSION"),

@@ -114,8 +114,9 @@ pub(super) fn merge(
             shares: shares.get(&(target.id.module.clone(), key.suffix)).map_or(&[], Vec::as_slice),
             make_gram: &gram,
             gram: OnceCell::new(),
+            warn: &|_| {},
         };
-        let coefficients = strategy.factor_coefficients(&facts);
+        let coefficients = strategy.factor_coefficients(&facts)?;
         let mut sum = vec![0.0; numbers(0).len()];
         for (index, values) in &key.sources {
             sum.iter_mut().zip(values).for_each(|(to, from)| *to += coefficients[*index] * from);

@@ -14,6 +14,8 @@ mod forecast;
 mod keep;
 mod labels;
 mod naming;
+mod norms;
+mod notices;
 pub mod options;
 mod own;
 mod plan;
@@ -45,13 +47,14 @@ use crate::tensor::{Dtype, Real, TensorView, encode};
 pub use blocks::BlockWeights;
 pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
-pub use options::{Options, Quality, Space};
+pub use options::{MatchNorm, Options, Quality, Space};
 
 use naming::Namer;
+use notices::Notices;
 use plan::{Merged, Shares, Site, Target};
 use recipe::Recipe;
 use store::Place;
-use strategy::{MergeSpace, Rule};
+use strategy::{MergeSpace, Rule, Weigh};
 
 /// An adapter and its weight.
 #[derive(Clone, Debug)]
@@ -100,6 +103,7 @@ struct Context<'a> {
     shares: Shares,
     key_shares: factor::KeyShares,
     fit: FitOptions,
+    notices: Notices,
 }
 
 /// A tensor that is no layer: name, bytes, shape, type.
@@ -364,6 +368,7 @@ impl Merge {
         for (name, data, shape, dtype) in passengers {
             writer.push(&name, dtype, &shape, &data)?;
         }
+        body.warnings.extend(context.notices.warnings());
         body.warnings.extend(scale_warning(&scaled));
         body.warnings.extend(flat_warning(&flat));
         Ok(body)
@@ -416,10 +421,12 @@ impl Merge {
             }
         }
         let rule = row.rule(&options.settings, self.inputs.len())?;
-        if options.space == Space::Factor && rule.weighs().is_none() {
-            let message =
-                format!("space factor and strategy {} can't be used together: it needs deltas", row.name);
-            return Err(Error::option(message));
+        if options.space == Space::Factor && rule.weighs().is_none_or(Weigh::takes_blocks) {
+            return Err(Error::option(format!(
+                "space factor and strategy {} can't be used together: it is about deltas, and space factor is for the \
+                 strategies of the older scripts, whose files it makes again",
+                row.name
+            )));
         }
         Ok(Context {
             inputs: &self.inputs,
@@ -430,6 +437,7 @@ impl Merge {
             shares,
             key_shares,
             fit: options.fit(),
+            notices: Notices::default(),
         })
     }
 
@@ -553,10 +561,15 @@ impl Context<'_> {
     }
 
     fn merged<T: Real>(&self, target: &Target<'_>) -> Result<Merged<T>> {
-        match &self.rule {
-            Rule::Weights(rule) => target.merge(self.inputs, &**rule, &self.shares),
-            other => self.ruled(target, other),
+        let warn = |text| self.notices.add(text, &target.id.module);
+        let mut merged = match &self.rule {
+            Rule::Weights(rule) => target.merge(self.inputs, &**rule, &self.shares, &warn)?,
+            other => self.ruled(target, other)?,
+        };
+        if self.options.match_norm == MatchNorm::Inputs {
+            self.match_norm(target, &mut merged)?;
         }
+        Ok(merged)
     }
 
     fn piece(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
@@ -606,6 +619,7 @@ impl Context<'_> {
         self.report(target, family, tensors, certificate, merged.coefficients, piece);
         if let Some((report, _)) = piece.layers.last_mut() {
             report.space = merged.space.map(MergeSpace::name);
+            report.matched = merged.matched;
         }
         Ok(())
     }
@@ -673,7 +687,7 @@ fn scale_warning(scaled: &[(f64, String)]) -> Option<String> {
         if scaled.len() == 1 { "1 layer is".to_owned() } else { format!("{} layers are", scaled.len()) };
     let times = if *most < 1e6 { format!("{most:.0}") } else { format!("{most:.1e}") };
     Some(format!(
-        "{layers} scaled up more than {MUCH} times to reach the norm threshold, {module} the most: {times} times"
+        "{layers} scaled up more than {MUCH} times to reach the norm that was asked for, {module} the most: {times} times"
     ))
 }
 

@@ -27,6 +27,27 @@ pub enum Quality {
     Compact,
 }
 
+/// What norm a layer is brought to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatchNorm {
+    /// The one that it has.
+    Off,
+    /// The fit is scaled to the norm of the true merge.
+    Fit,
+    /// The merge is scaled to the mean norm of what the inputs do; and the fit to that, where a limit cuts it.
+    Inputs,
+}
+
+impl MatchNorm {
+    const ALL: [(&'static str, Self); 3] =
+        [("true", Self::Fit), ("inputs", Self::Inputs), ("false", Self::Off)];
+
+    /// What the option takes for it.
+    pub(super) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, this)| *this == self).map_or("false", |(name, _)| name)
+    }
+}
+
 /// Everything that can be said about a merge besides its inputs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -58,8 +79,8 @@ pub struct Options {
     pub max_size: Option<u64>,
     /// LoKr's factor; 1 stores w1 = `[[1]]`.
     pub factor: Option<usize>,
-    /// Scale fits back to the true norm.
-    pub match_norm: bool,
+    /// The norm that layers are brought to.
+    pub match_norm: MatchNorm,
     /// The element type of the output.
     pub dtype: Dtype,
     /// How layers are named; none: as the first input does it.
@@ -89,7 +110,7 @@ impl Default for Options {
             sv_fro: None,
             max_size: None,
             factor: None,
-            match_norm: false,
+            match_norm: MatchNorm::Off,
             dtype: Dtype::F16,
             naming: None,
             skip_unknown: false,
@@ -131,7 +152,7 @@ pub static ALL: [Row; 20] = [
         name: "normalize",
         value: None,
         default: "false",
-        help: "Divide the weights of weighted_average by their sum",
+        help: "Divide the weights of weighted_average or task_arithmetic by their sum",
         set: |o, v| switch(v).map(|x| o.set_parameter("normalize", &x.to_string())),
     },
     Row {
@@ -243,10 +264,11 @@ pub static ALL: [Row; 20] = [
     },
     Row {
         name: "match-norm",
-        value: None,
+        value: Some("WHAT"),
         default: "false",
-        help: "Scale each layer's fit back to the norm of the true merge",
-        set: |o, v| switch(v).map(|x| o.match_norm = x),
+        help: "true scales each layer's fit back to the norm of the true merge; inputs scales the merge itself to the \
+               mean norm of what the models do in the layer, by their weights",
+        set: |o, v| one_of(v, &MatchNorm::ALL).map(|x| o.match_norm = x),
     },
     Row {
         name: "dtype",
@@ -349,11 +371,17 @@ impl Options {
 
     /// How to fit, as these options say it.
     pub(super) fn fit(&self) -> FitOptions {
+        let is_limited =
+            self.rank.or(self.conv_rank).is_some() || self.rank_rule().is_some() || self.max_size.is_some();
         FitOptions {
             format: self.format,
             dtype: self.dtype,
             factor: self.factor,
-            match_norm: self.match_norm || self.quality == Some(Quality::Compact),
+            match_norm: match self.match_norm {
+                MatchNorm::Fit => true,
+                MatchNorm::Inputs if is_limited => true,
+                _ => self.quality == Some(Quality::Compact),
+            },
         }
     }
 
@@ -402,7 +430,7 @@ impl Options {
             }
         }
         if self.keep
-            && (self.quality.is_some() || self.match_norm || self.space == Space::Factor)
+            && (self.quality.is_some() || self.match_norm != MatchNorm::Off || self.space == Space::Factor)
                 | limits().any(|(_, set)| set)
         {
             return clash("format keep", "fit options", "tensors are stored as they are, nothing is fitted");
@@ -418,7 +446,7 @@ impl Options {
             && (self.quality.is_some()
                 || limits().any(|(_, set)| set)
                 || self.format != Format::Auto
-                || self.match_norm)
+                || self.match_norm != MatchNorm::Off)
         {
             return clash(
                 "space factor",

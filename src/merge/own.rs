@@ -10,7 +10,7 @@ use crate::adapter::{NewTensor, combine};
 use crate::error::{Error, Result};
 use crate::fit::Format;
 use crate::fit::certificate::Certificate;
-use crate::merge::Space;
+use crate::merge::{MatchNorm, Space};
 use crate::tensor::{TensorView, encode};
 
 impl Context<'_> {
@@ -19,7 +19,7 @@ impl Context<'_> {
     pub(super) fn is_own(&self, target: &Target<'_>) -> bool {
         let options = self.options;
         let adds = self.rule.weighs().is_some_and(|rule| !rule.needs_gram() && rule.peak().is_none());
-        let adds = adds && self.shares.is_empty();
+        let adds = adds && self.shares.is_empty() && options.match_norm != MatchNorm::Inputs;
         let free = options.format == Format::Auto && options.space == Space::Delta && options.rank.is_none();
         // Rows of a weight in parts, or in another order, are no layers of the family.
         let whole = |source: &Source<'_>| matches!(&source.parts[..], [Part { windows: None, .. }]);
@@ -28,7 +28,8 @@ impl Context<'_> {
 
     /// Adds a target up, and stores it. What is certified is the rounding of the stored numbers.
     pub(super) fn add_own(&self, target: &Target<'_>, piece: &mut Piece) -> Result<()> {
-        let (weights, present) = target.weights(self.inputs);
+        let rule = self.rule.weighs().ok_or_else(|| Error::internal("a sum without weights"))?;
+        let (weights, present) = target.weights(self.inputs, rule.takes_blocks());
         let facts = Facts {
             weights: &weights,
             present: &present,
@@ -36,12 +37,12 @@ impl Context<'_> {
             shares: &[],
             make_gram: &faer::Mat::new,
             gram: OnceCell::new(),
+            warn: &|text| self.notices.add(text, &target.id.module),
         };
-        let rule = self.rule.weighs().ok_or_else(|| Error::internal("a sum without weights"))?;
         let coefficients = target.coefficients(rule, &facts)?;
         let members = |source: &Source<'_>| self.inputs[source.input].adapter.members(source.parts[0].layer);
         let factor = |source: &Source<'_>| {
-            let blocks = self.inputs[source.input].blocks.as_ref();
+            let blocks = self.inputs[source.input].blocks.as_ref().filter(|_| !rule.takes_blocks());
             blocks.map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
         };
         let strengths = coefficients.iter().zip(&target.sources).map(|(c, source)| c * factor(source));

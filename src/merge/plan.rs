@@ -61,6 +61,8 @@ pub(super) struct Merged<T: Real> {
     pub(super) scaled: f64,
     /// The space that entries were merged in, where they were.
     pub(super) space: Option<MergeSpace>,
+    /// What the whole was then multiplied by to have its inputs' norm, if it was to.
+    pub(super) matched: Option<f64>,
 }
 
 /// The sites of all inputs, in the order in which their tensors stand in a file.
@@ -167,15 +169,26 @@ impl Target<'_> {
         Ok(sum)
     }
 
-    /// The weights of all inputs, and which of them have the layer.
-    pub(super) fn weights(&self, inputs: &[Input]) -> (Vec<f64>, Vec<usize>) {
-        let weights = inputs.iter().map(|input| input.weight).collect();
+    /// The weights of all inputs, with their block weights if these are wanted in them, and which have the layer.
+    pub(super) fn weights(&self, inputs: &[Input], with_blocks: bool) -> (Vec<f64>, Vec<usize>) {
+        let block = |index: usize| match with_blocks {
+            true => self.block_weight(inputs, index),
+            false => 1.0,
+        };
+        let weights = inputs.iter().enumerate().map(|(index, input)| input.weight * block(index)).collect();
         (weights, self.sources.iter().map(|source| source.input).collect())
+    }
+
+    /// The block weight of an input here: of its first layer, if it has several in parts.
+    pub(super) fn block_weight(&self, inputs: &[Input], index: usize) -> f64 {
+        let source = self.sources.iter().find(|source| source.input == index);
+        let module = source.map_or(&self.id.module, |source| &source.parts[0].id.module);
+        inputs[index].blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module))
     }
 
     /// One coefficient per source.
     pub(super) fn coefficients(&self, strategy: &dyn Weigh, facts: &Facts<'_>) -> Result<Vec<f64>> {
-        let all = strategy.coefficients(facts);
+        let all = strategy.coefficients(facts).map_err(|error| error.in_layer(&self.id.module))?;
         let coefficients: Vec<f64> = facts.present.iter().map(|index| all[*index]).collect();
         match coefficients.iter().find(|c| !c.is_finite()) {
             None => Ok(coefficients),
@@ -193,8 +206,10 @@ impl Target<'_> {
         inputs: &[Input],
         strategy: &dyn Weigh,
         shares: &Shares,
+        warn: &dyn Fn(&'static str),
     ) -> Result<Merged<T>> {
-        let (weights, present) = self.weights(inputs);
+        let takes_blocks = strategy.takes_blocks();
+        let (weights, present) = self.weights(inputs, takes_blocks);
         let read = |source: &Source<'_>| self.read::<T>(inputs, source, 1.0);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
@@ -208,17 +223,19 @@ impl Target<'_> {
             shares: shares.get(&self.id).map_or(&[], Vec::as_slice),
             make_gram: &|| gram::gram(&deltas.iter().collect::<Vec<_>>()),
             gram: OnceCell::new(),
+            warn,
         };
         let mut coefficients = self.coefficients(strategy, &facts)?;
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
-            let is_linear = source.layers().all(|layer| layer.family.is_linear());
-            // Strategies look at what adapters do; block weights say how much of that is added.
-            match (&inputs[source.input].blocks, deltas.get(k).filter(|_| is_linear)) {
+            // What was looked at is what is added; the older strategies say how strong a model is to act.
+            let is_delta = takes_blocks || source.layers().all(|layer| layer.family.is_linear());
+            let blocks = inputs[source.input].blocks.as_ref().filter(|_| !takes_blocks);
+            match (blocks, deltas.get(k).filter(|_| is_delta)) {
                 (None, Some(part)) => delta.add_scaled(*coefficient, part),
                 (blocks, _) => {
-                    let factor = |module: &str| blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+                    let factor = |module: &str| blocks.map_or(1.0, |blocks| blocks.factor(module));
                     let strength = |module: &str| coefficient * factor(module);
                     delta.add_scaled(1.0, &self.read_weighed(inputs, source, strength)?);
                 }
@@ -229,7 +246,7 @@ impl Target<'_> {
             }
         }
         let scaled = scale_to_peak(&mut delta, &mut coefficients, strategy)?;
-        Ok(Merged { delta, inherited, coefficients, scaled, space: None })
+        Ok(Merged { delta, inherited, coefficients, scaled, space: None, matched: None })
     }
 
     /// What is said where flat factors hide a convolution's kernel and the output needs it.

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::options::{Options, Quality, Space};
+use super::options::{MatchNorm, Options, Quality, Space};
 use super::{BlockWeights, Input, strategy};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
@@ -95,7 +95,7 @@ pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
         ("sv-fro", options.sv_fro.map(|x| x.to_string())),
         ("max-size", options.max_size.map(|x| x.to_string())),
         ("factor", options.factor.map(|x| x.to_string())),
-        ("match-norm", options.match_norm.then(|| "true".to_owned())),
+        ("match-norm", (options.match_norm != MatchNorm::Off).then(|| options.match_norm.name().to_owned())),
         ("naming", options.naming.map(|naming| naming.name().to_owned())),
         ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
     ];

@@ -5,10 +5,10 @@ use std::ops::Range;
 use faer::Mat;
 use sha2::{Digest, Sha256};
 
-use super::plan::{Merged, Source, Target};
+use super::Context;
+use super::plan::{Merged, Target};
 use super::spaces::{MergeSpace, Spaces};
 use super::strategy::{Entrywise, Rule, Sheets, Spectral};
-use super::{Context, Input};
 use crate::adapter::{Dims, Param};
 use crate::compute::linalg::set_rows;
 use crate::delta::dense::Rows;
@@ -20,17 +20,22 @@ impl Context<'_> {
     /// The merged delta by a rule that isn't weights.
     pub(super) fn ruled<T: Real>(&self, target: &Target<'_>, rule: &Rule) -> Result<Merged<T>> {
         let read = |source| target.read::<T>(self.inputs, source, 1.0);
-        let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
+        let mut deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
         // Such rules look at what adapters do, and a block weight makes a model weigh less there.
-        let weight = |source: &Source<'_>| {
-            let Input { weight, blocks, .. } = &self.inputs[source.input];
-            weight * blocks.as_ref().map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
-        };
-        let weights: Vec<f64> = target.sources.iter().map(weight).collect();
+        let (all, present) = target.weights(self.inputs, true);
+        let weights: Vec<f64> = present.iter().map(|index| all[*index]).collect();
         let named = |e: Error| e.in_layer(&target.id.module);
         let (delta, space) = match rule {
             Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
             Rule::Entries(rule, space) => {
+                let mut weights = weights.clone();
+                if rule.counts_absent() {
+                    let mut found = deltas.into_iter();
+                    let zero = || Delta::zero(target.shape.rows, target.shape.cols);
+                    let of = |index| present.contains(&index).then(|| found.next()).flatten();
+                    deltas = (0..all.len()).map(of).map(|delta| delta.unwrap_or_else(zero)).collect();
+                    weights = all;
+                }
                 let space = space.unwrap_or(if self.is_dense { MergeSpace::Full } else { MergeSpace::Core });
                 entries(&deltas, &weights, &**rule, space, &target.id.module).map_err(named)?
             }
@@ -39,7 +44,7 @@ impl Context<'_> {
                 (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None)
             }
         };
-        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0, space })
+        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0, space, matched: None })
     }
 }
 

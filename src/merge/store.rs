@@ -80,6 +80,7 @@ pub(super) fn report(
         inputs: Vec::new(),
         coefficients: Vec::new(),
         space: None,
+        matched: None,
         norm: certificate.norm,
         error: certificate.error(),
         direction_error: certificate.direction_error(),

@@ -1,5 +1,6 @@
 // A C++ host merges two real adapters through bindings/cpp/lycomerge.hpp.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -157,7 +158,13 @@ int main(int argc, char **argv) {
 
     CHECK(lycomerge::is_compatible() && !lycomerge::version().empty() && !lycomerge::families().empty());
     lycomerge::set_log(nullptr);
-    CHECK(lycomerge::strategies().size() >= 5 && lycomerge::options().front().name == "strategy");
+    const auto strategies = lycomerge::strategies();
+    const auto arithmetic = std::find_if(strategies.begin(), strategies.end(),
+                                         [](const auto &strategy) { return strategy.name == "task_arithmetic"; });
+    CHECK(arithmetic != strategies.end() && arithmetic->paper == "arXiv 2212.04089");
+    CHECK(arithmetic->parameters.size() == 2 && arithmetic->parameters[0].name == "lambda");
+    CHECK(arithmetic->parameters[0].takes == "a number" && arithmetic->parameters[0].standard == "1");
+    CHECK(lycomerge::options().front().name == "strategy");
 
     CHECK(failure([&] { Adapter::open(scratch + "no such file"); }) == LYCO_STATUS_IO);
     CHECK(failure([&] { kept.tensor("no such tensor"); }) == LYCO_STATUS_BAD_ARGUMENT);

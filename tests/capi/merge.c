@@ -60,8 +60,15 @@ int main(int argc, char **argv) {
     snprintf(version, sizeof version, "%d.%d.%d", LYCO_VERSION_MAJOR, LYCO_VERSION_MINOR, LYCO_VERSION_PATCH);
     CHECK(strcmp(lyco_version(), version) == 0);
     CHECK(lyco_abi_version() == LYCO_ABI_VERSION);
-    for (size_t i = 0; i < lyco_strategy_count(); i++)
-        CHECK(lyco_strategy_name(i) && lyco_strategy_title(i) && lyco_strategy_help(i));
+    size_t parameters = 0;
+    for (size_t i = 0; i < lyco_strategy_count(); i++) {
+        CHECK(lyco_strategy_name(i) && lyco_strategy_title(i) && lyco_strategy_help(i) && lyco_strategy_paper(i));
+        for (size_t k = 0; k < lyco_strategy_parameter_count(i); k++, parameters++) {
+            CHECK(lyco_strategy_parameter_name(i, k) && lyco_strategy_parameter_takes(i, k));
+            CHECK(lyco_strategy_parameter_default(i, k) && lyco_strategy_parameter_help(i, k));
+        }
+    }
+    CHECK(parameters > 0);
     for (size_t i = 0; i < lyco_option_count(); i++)
         CHECK(lyco_option_name(i) && lyco_option_default(i) && lyco_option_help(i));
     for (size_t i = 0; i < lyco_family_count(); i++)

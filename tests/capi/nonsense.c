@@ -23,6 +23,12 @@ static void accessors(void) {
     const size_t none[] = {NOBODY, lyco_strategy_count() + lyco_option_count() + lyco_family_count()};
     for (size_t i = 0; i < 2; i++) {
         CHECK(!lyco_strategy_name(none[i]) && !lyco_strategy_title(none[i]) && !lyco_strategy_help(none[i]));
+        CHECK(!lyco_strategy_paper(none[i]) && lyco_strategy_parameter_count(none[i]) == 0);
+        for (size_t strategy = 0; strategy < 2; strategy++) {
+            const size_t of = strategy ? none[i] : 0;
+            CHECK(!lyco_strategy_parameter_name(of, none[i]) && !lyco_strategy_parameter_takes(of, none[i]));
+            CHECK(!lyco_strategy_parameter_default(of, none[i]) && !lyco_strategy_parameter_help(of, none[i]));
+        }
         CHECK(!lyco_option_name(none[i]) && !lyco_option_value(none[i]));
         CHECK(!lyco_option_default(none[i]) && !lyco_option_help(none[i]));
         CHECK(!lyco_family_name(none[i]) && !lyco_family_help(none[i]));

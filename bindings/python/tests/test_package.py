@@ -72,11 +72,14 @@ class Package(unittest.TestCase):
         self.assertEqual(lycomerge.inspect(torch_file).metadata, {})
 
     def test_strategies_and_options_are_listed(self) -> None:
-        strategies = {strategy.name: strategy.title for strategy in lycomerge.strategies()}
-        self.assertEqual(strategies["smart_fusion"], "Smart fusion")
+        strategies = {strategy.name: strategy for strategy in lycomerge.strategies()}
+        self.assertEqual(strategies["smart_fusion"].title, "Smart fusion")
+        self.assertEqual(strategies["task_arithmetic"].paper, "arXiv 2212.04089")
+        (t,) = strategies["slerp"].parameters
+        self.assertEqual((t.name, t.takes, t.default), ("t", "a number from 0 to 1", "0.5"))
         options = {option.name: option for option in lycomerge.options()}
         self.assertEqual((options["max-size"].value, options["dtype"].default), ("SIZE", "float16"))
-        self.assertIsNone(options["match-norm"].value)
+        self.assertIsNone(options["skip-unknown"].value)
         self.assertTrue(all(option.help for option in options.values()))
 
     def test_a_forecast_says_what_the_merge_comes_to(self) -> None:

@@ -2,6 +2,7 @@
 //! across models over their mean elementwise second moment. Never normalised; alone, a = 1.
 
 use super::{ANY, Facts, Row, Rule, Weigh};
+use crate::error::Result;
 
 pub(super) const ROW: Row = Row {
     name: "layer_adaptive",
@@ -25,13 +26,17 @@ impl Weigh for LayerAdaptive {
         true
     }
 
-    fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
+    fn takes_blocks(&self) -> bool {
+        false
+    }
+
+    fn coefficients(&self, facts: &Facts<'_>) -> Result<Vec<f64>> {
         let (second_moment, variance) = facts.moments();
-        scaled(facts, if second_moment > 0.0 { variance / second_moment } else { 0.0 })
+        Ok(scaled(facts, if second_moment > 0.0 { variance / second_moment } else { 0.0 }))
     }
 
     /// The older scripts' rule has no scale of its own: 1/(1 + variance).
-    fn factor_coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
-        scaled(facts, facts.moments().1)
+    fn factor_coefficients(&self, facts: &Facts<'_>) -> Result<Vec<f64>> {
+        Ok(scaled(facts, facts.moments().1))
     }
 }

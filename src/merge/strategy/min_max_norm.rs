@@ -2,6 +2,7 @@
 //! per layer, so the merge stays factored; only its range is read entry by entry.
 
 use super::{ANY, Facts, Kind, Parameter, Row, Rule, Weigh};
+use crate::error::Result;
 
 pub(super) const ROW: Row = Row {
     name: "min_max_norm",
@@ -24,8 +25,12 @@ struct MinMaxNorm {
 }
 
 impl Weigh for MinMaxNorm {
-    fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
-        facts.weights.to_vec()
+    fn coefficients(&self, facts: &Facts<'_>) -> Result<Vec<f64>> {
+        Ok(facts.weights.to_vec())
+    }
+
+    fn takes_blocks(&self) -> bool {
+        false
     }
 
     fn peak(&self) -> Option<f64> {

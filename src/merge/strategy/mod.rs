@@ -5,10 +5,18 @@
 //! models' matrices in the spaces that all of them share ([`Spectral`]). A new strategy is one file here and one row in
 //! [`ALL`]; what people may set is data in its row.
 
+mod geometric_median;
+mod karcher;
 mod layer_adaptive;
 mod min_max_norm;
+mod model_stock;
+mod multislerp;
+mod nuslerp;
 mod parameter;
+mod rows;
+mod slerp;
 mod smart_fusion;
+mod sphere;
 mod weighted;
 
 use std::cell::OnceCell;
@@ -24,7 +32,7 @@ pub use parameter::{Given, Kind, Parameter, Settings};
 
 /// What a strategy may know about a layer (in factor space: about a stored tensor).
 pub struct Facts<'a> {
-    /// The user's weights, one per model.
+    /// The user's weights, one per model; with the block weights where the strategy [takes them](Weigh::takes_blocks).
     pub weights: &'a [f64],
     /// The models that have the layer, in ascending order.
     pub present: &'a [usize],
@@ -36,12 +44,27 @@ pub struct Facts<'a> {
     pub make_gram: &'a dyn Fn() -> Mat<f64>,
     /// Where the Gram matrix is kept.
     pub gram: OnceCell<Mat<f64>>,
+    /// Takes what the user should know of the layer; the report says it once for all layers that it is true of.
+    pub warn: &'a dyn Fn(&'static str),
 }
 
 impl Facts<'_> {
     /// The Gram matrix of the present models' deltas.
     pub fn gram(&self) -> &Mat<f64> {
         self.gram.get_or_init(self.make_gram)
+    }
+
+    /// The weights as shares of their sum, for a method that finds a point between the models; all zero where they are.
+    ///
+    /// # Errors
+    /// A weight is negative: there is no point between with less than nothing of a model.
+    fn portions(&self, method: &str) -> Result<Vec<f64>> {
+        if let Some(weight) = self.weights.iter().find(|weight| **weight < 0.0) {
+            return Err(Error::option(format!(
+                "{method} takes weights of 0 or more, and one is {weight}; task_arithmetic takes any"
+            )));
+        }
+        Ok(shares(self.weights))
     }
 
     /// The mean over the entries of the second moment, and of the variance (n − 1), across the models that have
@@ -54,6 +77,12 @@ impl Facts<'_> {
         let variance = if n > 1.0 { (squares - all / n).max(0.0) / (n - 1.0) } else { 0.0 };
         (squares / n / entries, variance / entries)
     }
+}
+
+/// Numbers of 0 or more over their sum; zeros if it is zero.
+fn shares(numbers: &[f64]) -> Vec<f64> {
+    let total: f64 = numbers.iter().sum();
+    numbers.iter().map(|x| if total > 0.0 { x / total } else { 0.0 }).collect()
 }
 
 /// How the deltas of a layer become one.
@@ -102,6 +131,11 @@ pub trait Entrywise: Send + Sync {
         seed: u64,
         take: &mut dyn FnMut(Range<usize>, &[f64]),
     ) -> Result<()>;
+
+    /// Whether models that lack the layer are given, too, as zeros.
+    fn counts_absent(&self) -> bool {
+        false
+    }
 }
 
 /// A rule on the matrices of the models that have a layer, in spaces that all of them share: ΔWᵢ = L Mᵢ Rᵀ with
@@ -117,16 +151,29 @@ pub trait Spectral: Send + Sync {
 /// How the deltas of a layer are weighed.
 pub trait Weigh: Send + Sync {
     /// One coefficient per model; those of models that lack the layer are not used.
-    fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64>;
+    ///
+    /// # Errors
+    /// Weights that mean nothing to the method, and deltas that it has no answer for.
+    fn coefficients(&self, facts: &Facts<'_>) -> Result<Vec<f64>>;
 
     /// The same for one stored tensor in factor space, as the older scripts did it.
-    fn factor_coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// As [`coefficients`](Self::coefficients).
+    fn factor_coefficients(&self, facts: &Facts<'_>) -> Result<Vec<f64>> {
         self.coefficients(facts)
     }
 
     /// Whether the coefficients come from the inner products of the deltas, which must all be read for them.
     fn needs_gram(&self) -> bool {
         false
+    }
+
+    /// Whether a model's weight is multiplied with its block weight before the method sees it, so that a model whose
+    /// block weight is 0 isn't there. Older strategies look at the model's weight alone, and the block weight is
+    /// multiplied with what they come to.
+    fn takes_blocks(&self) -> bool {
+        true
     }
 
     /// The largest absolute entry that the merged delta is to be scaled to, if any.
@@ -175,8 +222,23 @@ impl Row {
 }
 
 /// Every strategy.
-pub static ALL: &[&Row] =
-    &[&weighted::SUM, &weighted::AVERAGE, &layer_adaptive::ROW, &smart_fusion::ROW, &min_max_norm::ROW];
+pub static ALL: &[&Row] = &[
+    &weighted::SUM,
+    &weighted::AVERAGE,
+    &layer_adaptive::ROW,
+    &smart_fusion::ROW,
+    &min_max_norm::ROW,
+    &weighted::LINEAR,
+    &weighted::TASK_ARITHMETIC,
+    &weighted::CAT,
+    &weighted::SVD,
+    &slerp::ROW,
+    &nuslerp::ROW,
+    &multislerp::ROW,
+    &karcher::ROW,
+    &geometric_median::ROW,
+    &model_stock::ROW,
+];
 
 /// The row of a name.
 ///
@@ -207,9 +269,17 @@ mod tests {
             })
         };
         let entries = deltas[present[0]].len();
-        let facts = Facts { weights, present, entries, shares, make_gram: &gram, gram: OnceCell::new() };
+        let facts = Facts {
+            weights,
+            present,
+            entries,
+            shares,
+            make_gram: &gram,
+            gram: OnceCell::new(),
+            warn: &|_| {},
+        };
         match by_name(name).unwrap().rule(options, weights.len()).unwrap() {
-            Rule::Weights(rule) => rule.coefficients(&facts),
+            Rule::Weights(rule) => rule.coefficients(&facts).unwrap(),
             _ => panic!("{name} has no coefficients"),
         }
     }

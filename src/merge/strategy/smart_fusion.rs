@@ -3,6 +3,7 @@
 //! Σ b > 0, else wᵢ.
 
 use super::{ANY, Facts, Row, Rule, Weigh};
+use crate::error::Result;
 
 pub(super) const ROW: Row = Row {
     name: "smart_fusion",
@@ -18,14 +19,18 @@ pub(super) const ROW: Row = Row {
 struct SmartFusion;
 
 impl Weigh for SmartFusion {
-    fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64> {
+    fn takes_blocks(&self) -> bool {
+        false
+    }
+
+    fn coefficients(&self, facts: &Facts<'_>) -> Result<Vec<f64>> {
         let blend =
             |(weight, share): (&f64, &f64)| if *share > 0.0 { weight * (1.0 + share) } else { weight / 2.0 };
         let blended: Vec<f64> = facts.weights.iter().zip(facts.shares).map(blend).collect();
         let total: f64 = blended.iter().sum();
         if total <= 0.0 {
-            return facts.weights.to_vec();
+            return Ok(facts.weights.to_vec());
         }
-        facts.weights.iter().zip(blended).map(|(weight, b)| weight * b / total).collect()
+        Ok(facts.weights.iter().zip(blended).map(|(weight, b)| weight * b / total).collect())
     }
 }

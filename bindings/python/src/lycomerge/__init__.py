@@ -22,7 +22,7 @@ from .errors import (
     UnsupportedError,
 )
 from .inspecting import Inspection, inspect
-from .listing import Family, Option, Strategy, families, options, strategies
+from .listing import Family, Option, Parameter, Strategy, families, options, strategies
 from .merging import Forecast, LayerReport, Merge, Report, TakeDelta, merge
 from .progress import Progress
 
@@ -44,6 +44,7 @@ __all__ = [
     "NumberError",
     "Option",
     "OptionError",
+    "Parameter",
     "Progress",
     "Report",
     "Strategy",

@@ -8,12 +8,26 @@ from ._library import library, text
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """What a strategy can be told: an option of `Merge` and `merge` while the strategy is the one that has it. `takes`
+    says in words which values."""
+
+    name: str
+    takes: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
 class Strategy:
-    """A way to combine deltas: what the option `strategy` takes, the name for people, and what it does."""
+    """A way to combine deltas: what the option `strategy` takes, the name for people, what it does, where it comes
+    from, and what it can be told."""
 
     name: str
     title: str
     help: str
+    paper: str
+    parameters: tuple[Parameter, ...]
 
 
 @dataclass(frozen=True)
@@ -50,9 +64,23 @@ def strategies() -> list[Strategy]:
             str(text(library.lyco_strategy_name(index))),
             str(text(library.lyco_strategy_title(index))),
             str(text(library.lyco_strategy_help(index))),
+            str(text(library.lyco_strategy_paper(index))),
+            _parameters(index),
         )
         for index in range(library.lyco_strategy_count())
     ]
+
+
+def _parameters(strategy: int) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(
+            str(text(library.lyco_strategy_parameter_name(strategy, index))),
+            str(text(library.lyco_strategy_parameter_takes(strategy, index))),
+            str(text(library.lyco_strategy_parameter_default(strategy, index))),
+            str(text(library.lyco_strategy_parameter_help(strategy, index))),
+        )
+        for index in range(library.lyco_strategy_parameter_count(strategy))
+    )
 
 
 def options() -> list[Option]:
