@@ -192,8 +192,7 @@ impl Merge {
         }
         if let [first, rest @ ..] = &self.inputs[..] {
             let modules = |input: &Input| -> BTreeSet<_> {
-                let identities =
-                    input.adapter.layers().iter().map(|(id, _)| naming::identity(&input.adapter, id));
+                let identities = input.adapter.layers().keys().map(|id| naming::identity(&input.adapter, id));
                 identities.map(|identity| (identity.component, identity.path)).collect()
             };
             let own = modules(first);
