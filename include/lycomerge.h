@@ -240,6 +240,10 @@ typedef struct {
     uint32_t struct_size;
     /// 1: layers that can't be understood are left out, with a warning in the log. 0: the file is refused.
     uint32_t skip_unknown;
+    /// The path of the model that the adapter changes: a checkpoint's file, its index of several, or their folder. DoRA,
+    /// OFT and the other families whose effect depends on the model's weights need it, and every layer must be in it
+    /// and have its shape. NULL: no model.
+    const char *base;
 } lyco_open_options;
 
 /// One layer of an adapter. Set struct_size before asking for it.
@@ -434,8 +438,8 @@ const char *lyco_option_help(size_t index);
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
-/// file is ever executed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file, or PEFT's folder; the tensors stay on disk until they are needed,
+/// and nothing in the file is ever executed. `options` may be NULL.
 lyco_status lyco_adapter_open(const char *path,
                               const lyco_open_options *options,
                               lyco_adapter **adapter,

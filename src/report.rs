@@ -53,6 +53,9 @@ pub struct LayerReport {
     pub inputs: Vec<usize>,
     /// The coefficients of those inputs' deltas, before block weights.
     pub coefficients: Vec<f64>,
+    /// The space that entries were merged in, where a rule looked at entries: `full`, `core` or `knots`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<&'static str>,
     /// ‖true‖
     pub norm: f64,
     /// ‖stored − true‖ / ‖true‖

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::adapter::{Adapter, Family, Layer, LayerId};
 use crate::delta::gram;
-use crate::model::{Architecture, Block, Sureness, architecture, identify};
+use crate::model::{Architecture, Block, Dialect, Sureness, architecture, identify};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -34,6 +34,10 @@ pub struct Survey {
     pub model: Option<&'static str>,
     /// Whether it can't be for another.
     pub model_certain: bool,
+    /// How its modules are named: the option `naming` that comes nearest.
+    pub naming: &'static str,
+    /// Whose words the denoiser's names are made of, where it makes a difference.
+    pub vocabulary: Option<&'static str>,
     /// Its size in bytes.
     pub bytes: u64,
     /// The dtype that most of its numbers have.
@@ -100,12 +104,16 @@ impl Survey {
             (!matches!(value, "" | "None" | "null")).then(|| (*key, value.to_owned()))
         });
         let model = architecture(layers.iter().map(|(id, layer)| (id.module.as_str(), layer.shape.cols)));
+        let names = layers.keys().map(|id| id.module.as_str());
+        let dialect = Dialect::of(names, model.map(|(architecture, _)| architecture));
         let (norm, blocks) = blocks(adapter, model.map(|(model, _)| model))?;
         Ok(Self {
             file: adapter.path().display().to_string(),
             kind: adapter.kind(),
             model: model.map(|(architecture, _)| architecture.name()),
             model_certain: model.is_some_and(|(_, sureness)| sureness == Sureness::Certain),
+            naming: dialect.naming().name(),
+            vocabulary: dialect.vocabulary(),
             bytes: adapter.file().byte_len(),
             dtype: adapter.dtype().to_string(),
             modules: modules.len(),
@@ -118,7 +126,13 @@ impl Survey {
             blocks,
             passengers: adapter.passengers().count(),
             skipped: adapter.skipped(),
-            notes: adapter.warnings().iter().cloned().chain(alphas(adapter)).collect(),
+            notes: adapter
+                .warnings()
+                .iter()
+                .cloned()
+                .chain(alphas(adapter))
+                .chain(unknown(adapter))
+                .collect(),
         })
     }
 
@@ -138,7 +152,10 @@ fn blocks(adapter: &Adapter, model: Option<Architecture>) -> crate::Result<(f64,
     let layers: Vec<(&LayerId, &Layer)> = adapter.layers().iter().collect();
     let squares: Vec<(&LayerId, f64)> = layers
         .par_iter()
-        .map(|(id, layer)| Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))))
+        .map(|(id, layer)| match adapter.lacks_base(layer) {
+            true => Ok((*id, 0.0)),
+            false => Ok((*id, gram::norm(&adapter.delta::<f32>(id, layer)?).powi(2))),
+        })
         .collect::<crate::Result<_>>()?;
     let mut sums: BTreeMap<Block, (usize, f64)> = BTreeMap::new();
     for (id, square) in &squares {
@@ -157,6 +174,17 @@ fn blocks(adapter: &Adapter, model: Option<Architecture>) -> crate::Result<(f64,
     Ok((total.sqrt(), sums.into_iter().map(norm).collect()))
 }
 
+/// How many layers have no effect by themselves.
+fn unknown(adapter: &Adapter) -> Option<String> {
+    let count = adapter.layers().values().filter(|layer| adapter.lacks_base(layer)).count();
+    let what = if count == 1 {
+        "the effect of 1 layer depends"
+    } else {
+        &format!("the effect of {count} layers depends")
+    };
+    (count > 0).then(|| format!("{what} on the base model, which wasn't named; their norms are not counted"))
+}
+
 /// What is odd about the alphas.
 fn alphas(adapter: &Adapter) -> Vec<String> {
     let (mut missing, mut infinite, mut negative, mut large) = (0, 0, 0, 0);
@@ -171,7 +199,7 @@ fn alphas(adapter: &Adapter) -> Vec<String> {
         large += usize::from(layer.scale > 4.0);
     }
     let found = [
-        (missing, "have no alpha; their scale is 1"),
+        (if adapter.has_letters() == Some(true) { 0 } else { missing }, "have no alpha; their scale is 1"),
         (
             infinite,
             "have an alpha that is not finite, which has no meaning there: both of their factors are full",

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use faer::Mat;
-use lycomerge::adapter::LayerId;
+use lycomerge::adapter::{LayerId, OpenOptions};
+use lycomerge::model::Checkpoint;
 use lycomerge::{Adapter, Merge, Report};
 
 const ALGOS: [&str; 9] =
@@ -15,8 +16,11 @@ const ALGOS: [&str; 9] =
 type Dense = BTreeMap<LayerId, Mat<f64>>;
 
 fn real(name: &str) -> Arc<Adapter> {
+    static BASE: LazyLock<Arc<Checkpoint>> =
+        LazyLock::new(|| Arc::new(Checkpoint::open("tests/data/real/base.safetensors").unwrap()));
     let path: PathBuf = ["tests/data/real/adapters", &format!("{name}.safetensors")].iter().collect();
-    Arc::new(Adapter::open(path).unwrap())
+    let options = OpenOptions { base: Some(Arc::clone(&BASE)), ..OpenOptions::default() };
+    Arc::new(Adapter::open_with(path, &options).unwrap())
 }
 
 fn dense(adapter: &Adapter) -> Dense {
@@ -88,6 +92,8 @@ fn mixes() -> Vec<Vec<(String, f64)>> {
         ("italic.loha", "invert.full"),
         ("italic.lokr4", "invert.lokr8both"),
         ("italic.lohatucker", "invert.lokr4tucker"),
+        ("italic.doralora", "invert.doralokr"),
+        ("italic.doralokr", "invert.lora"),
     ] {
         mixes.push(vec![(a.to_owned(), 1.0), (b.to_owned(), 1.0)]);
         mixes.push(vec![(a.to_owned(), 0.7), (b.to_owned(), -0.4)]);
@@ -288,7 +294,15 @@ fn a_loha_fit_beats_factor_averaging() {
 
 #[test]
 fn strategies_merge_deltas_as_documented() {
-    let inputs = [("italic.lokr4", 0.6), ("invert.loha", 1.1)];
+    check_strategies([("italic.lokr4", 0.6), ("invert.loha", 1.1)]);
+}
+
+#[test]
+fn strategies_see_what_needs_the_base_model_as_any_other() {
+    check_strategies([("italic.doralora", 0.6), ("invert.doralokr", 1.1)]);
+}
+
+fn check_strategies(inputs: [(&str, f64); 2]) {
     for strategy in ["weighted_average", "layer_adaptive", "smart_fusion", "min_max_norm"] {
         let options = [
             ("strategy", strategy),

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use faer::Mat;
 use lycomerge::Adapter;
-use lycomerge::adapter::{LayerId, Param};
+use lycomerge::adapter::{LayerId, OpenOptions, Param};
 use lycomerge::file::{Container, Writer};
+use lycomerge::model::Checkpoint;
 use lycomerge::tensor::{Dtype, encode};
 
 /// Deltas by layer, as stored: flattened to rows × the rest.
@@ -28,7 +30,10 @@ fn truth(path: &Path, module: impl Fn(&str) -> String) -> BTreeMap<LayerId, Mat<
 }
 
 fn assert_deltas(adapter: &Path, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f64) {
-    let adapter = Adapter::open(adapter).unwrap();
+    assert_deltas_of(&Adapter::open(adapter).unwrap(), truth, allowed);
+}
+
+fn assert_deltas_of(adapter: &Adapter, truth: &BTreeMap<LayerId, Mat<f64>>, allowed: f64) {
     for (id, want) in truth {
         let layer = adapter.layers().get(id).unwrap_or_else(|| panic!("{id:?} is missing"));
         let got = adapter.delta::<f64>(id, layer).unwrap().to_full();
@@ -54,18 +59,57 @@ fn every_family_gives_the_delta_of_lycoris_loras_forward_pass() {
     }
 }
 
+/// What `tests/golden/make_based.py` wrote.
+#[test]
+fn every_family_that_needs_the_base_gives_the_delta_of_its_library() {
+    let golden = Path::new("tests/golden");
+    let base = Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap());
+    let options = OpenOptions { base: Some(base), ..OpenOptions::default() };
+    let oft = ["neumann_2", "neumann_3", "neumann_8", "exact", "coft"].map(|kind| format!("peft_oft_{kind}"));
+    for group in ["based", "defined", "peft"].into_iter().chain(oft.iter().map(String::as_str)) {
+        let adapter = Adapter::open_with(golden.join(format!("{group}.safetensors")), &options).unwrap();
+        let truth = truth(&golden.join(format!("{group}.delta.safetensors")), |case| {
+            format!("{}_unet_{case}", if case.starts_with("sd_") { "oft" } else { "lora" })
+        });
+        assert_eq!(adapter.layers().len(), truth.len(), "{group}: every layer has a truth");
+        // sd-scripts' rotation by an alpha of 0 is one by 1e-9, of which W' − W keeps half the digits.
+        assert_deltas_of(&adapter, &truth, if group == "defined" { 1e-7 } else { 1e-12 });
+    }
+}
+
+/// The group `weak` of `tests/golden/make_based.py`.
+#[test]
+fn a_strength_does_what_it_does_in_the_library() {
+    let golden = Path::new("tests/golden");
+    let base = Some(Arc::new(Checkpoint::open(golden.join("based.base.safetensors")).unwrap()));
+    let options = OpenOptions { base, ..OpenOptions::default() };
+    let adapter = Adapter::open_with(golden.join("weak.safetensors"), &options).unwrap();
+    let truth = truth(&golden.join("weak.delta.safetensors"), |case| format!("lora_unet_{case}"));
+    assert_eq!(adapter.layers().len(), truth.len());
+    for (id, want) in truth {
+        let got = adapter.delta_at::<f64>(0.6, &id, &adapter.layers()[&id]).unwrap().to_full();
+        let error = (&got - &want).norm_l2() / want.norm_l2();
+        assert!(error < 1e-12, "{id:?}: {error:e}");
+        let nothing = adapter.delta_at::<f64>(0.0, &id, &adapter.layers()[&id]).unwrap();
+        assert_eq!(nothing.to_full().norm_l2(), 0.0, "{id:?}");
+    }
+}
+
 #[test]
 fn trained_adapters_do_what_their_trainer_measured() {
     let real = Path::new("tests/data/real");
+    let base = Some(Arc::new(Checkpoint::open(real.join("base.safetensors")).unwrap()));
+    let options = OpenOptions { base, ..OpenOptions::default() };
     let mut files = 0;
     for entry in std::fs::read_dir(real.join("truth")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().replace(".delta", "");
         let truth = truth(&path, |module| format!("lora_unet_{}", module.replace('.', "_")));
-        assert_deltas(&real.join("adapters").join(name), &truth, 1e-6);
+        let adapter = Adapter::open_with(real.join("adapters").join(name), &options).unwrap();
+        assert_deltas_of(&adapter, &truth, 1e-6);
         files += 1;
     }
-    assert_eq!(files, 10);
+    assert_eq!(files, 12);
 }
 
 /// The vectors' number generator: exact in 16-bit floats.
@@ -130,7 +174,7 @@ fn folders_of_peft_do_what_peft_does() {
         else {
             continue;
         };
-        for path in [&folder, &model] {
+        for path in [&folder, &model, &folder.join("adapter_config.json")] {
             assert_as_written(path, &folder.join("delta.safetensors"), "base_model.model.");
         }
         folders += 1;

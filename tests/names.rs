@@ -89,6 +89,18 @@ fn listed(model: &str) -> Vec<Module> {
     text.lines().skip(1).map(row).collect()
 }
 
+/// The first blocks of each kind.
+fn some(mut modules: Vec<Module>) -> Vec<Module> {
+    let later = |name: &str, word: &str| {
+        let number =
+            name.split_once(word).and_then(|(_, rest)| rest.split('_').next()?.parse::<usize>().ok());
+        number.is_some_and(|number| number > 1)
+    };
+    let words = ["transformer_blocks_", "_layers_", "double_blocks_", "single_blocks_", "encoder_block_"];
+    modules.retain(|(name, ..)| !words.iter().any(|word| later(name, word)));
+    modules
+}
+
 /// SD3's, with the smaller modulation of its last block.
 fn sd3() -> Vec<Module> {
     let mut modules = Vec::new();
@@ -231,7 +243,8 @@ fn trained_adapters_come_back_from_every_naming_byte_for_byte() {
 
 #[test]
 fn inputs_under_different_names_merge_into_one_set_of_layers() {
-    for (k, modules) in [listed("sdxl"), listed("sd15"), listed("flux"), sd3()].iter().enumerate() {
+    let models = [some(listed("sdxl")), some(listed("sd15")), some(listed("flux")), sd3()];
+    for (k, modules) in models.iter().enumerate() {
         let [a, b] = [1, 2].map(|seed| renamed(&Arc::new(made(modules, 10 * seed + k as u64)), "kohya"));
         let options = [("dtype", "float32"), ("format", "lora")];
         let (alike, _) = run(&[&a, &b], &options).unwrap();
@@ -322,4 +335,88 @@ fn two_names_of_one_module_in_a_file_are_refused() {
     maker.lora("lora_unet_down_blocks_1_attentions_0_proj_in", 4, &[4], 2.0);
     let error = run(&[&Arc::new(file(&maker.tensors))], &[]).unwrap_err();
     assert!(error.message().contains("is the same module as"), "{error}");
+}
+
+#[test]
+fn flux_is_cut_and_swapped_as_diffusers_does_it() {
+    let open =
+        |name: &str| Arc::new(Adapter::open(format!("tests/golden/names/flux/{name}.safetensors")).unwrap());
+    let (kohya, diffusers) = (open("kohya"), open("diffusers"));
+    let by_identity = |adapter: &Adapter| -> BTreeMap<_, Mat<f64>> {
+        dense(adapter).into_iter().map(|((module, _), delta)| (identify(&module), delta)).collect()
+    };
+    let (found, wanted) = (by_identity(&renamed(&kohya, "diffusers")), by_identity(&diffusers));
+    assert!(found.keys().eq(wanted.keys()));
+    for (module, want) in &wanted {
+        let error = (&found[module] - want).norm_l2() / want.norm_l2();
+        assert!(error < 1e-6, "{module:?}: {error:e}");
+    }
+    // And together again, from what diffusers made.
+    let (found, wanted) = (dense(&renamed(&diffusers, "kohya")), dense(&kohya));
+    assert!(found.keys().eq(wanted.keys()));
+    for (id, want) in &wanted {
+        let error = (&found[id] - want).norm_l2() / want.norm_l2();
+        assert!(error < 1e-6, "{id:?}: {error:e}");
+    }
+}
+
+#[test]
+fn sdxl_is_called_what_diffusers_calls_it() {
+    let text = std::fs::read_to_string("tests/golden/names/sdxl.json").unwrap();
+    let rows: Vec<[String; 3]> = serde_json::from_str(&text).unwrap();
+    assert_eq!(rows.len(), 210);
+    let (mut kohya, mut diffusers) = (Maker::new(0), Maker::new(0));
+    for (number, [module, down, up]) in rows.iter().enumerate() {
+        let number = number as f64 / 16.0 + 1.0;
+        kohya.push(format!("{module}.lora_down.weight"), &[1, 1], &[number]);
+        kohya.push(format!("{module}.lora_up.weight"), &[1, 1], &[1.0]);
+        diffusers.push(down.clone(), &[1, 1], &[number]);
+        diffusers.push(up.clone(), &[1, 1], &[1.0]);
+    }
+    let (kohya, diffusers) = (Arc::new(file(&kohya.tensors)), Arc::new(file(&diffusers.tensors)));
+    let found = dense(&renamed(&diffusers, "kohya"));
+    let wanted = dense(&kohya);
+    assert!(found.keys().eq(wanted.keys()));
+    assert!(found == wanted);
+    assert_eq!(dense(&renamed(&kohya, "diffusers")), dense(&renamed(&diffusers, "diffusers")));
+}
+
+#[test]
+fn a_file_for_peft_has_its_configuration_beside_it() {
+    let folder = tempfile::TempDir::new().unwrap();
+    for (name, options) in [
+        ("patterns", &[("format", "keep"), ("naming", "peft")][..]),
+        ("loha", &[("format", "keep")]),
+        ("patterns", &[("format", "lora"), ("dtype", "float64")]),
+    ] {
+        let adapter = Arc::new(Adapter::open(format!("tests/golden/names/{name}")).unwrap());
+        let mut merge = Merge::new();
+        merge.add(Arc::clone(&adapter), 1.0).unwrap();
+        for (name, value) in options {
+            merge.options.set(name, value).unwrap();
+        }
+        merge.run_to(&folder.path().join("adapter_model.safetensors"), &mut |_| true).unwrap();
+        let wanted = dense(&adapter);
+        for path in [folder.path().to_owned(), folder.path().join("adapter_config.json")] {
+            let back = Adapter::open(path).unwrap();
+            let found = dense(&back);
+            assert!(found.keys().eq(wanted.keys()), "{name}");
+            for (id, want) in &wanted {
+                let error = (&found[id] - want).norm_l2() / want.norm_l2();
+                assert!(error < 1e-6, "{name}: {id:?}: {error:e}");
+            }
+        }
+        std::fs::remove_file(folder.path().join("adapter_config.json")).unwrap();
+    }
+}
+
+#[test]
+fn alphas_of_diffusers_names_are_in_the_metadata() {
+    let adapter = Arc::new(Adapter::open("tests/data/real/adapters/italic.lora.safetensors").unwrap());
+    let there = renamed(&adapter, "diffusers");
+    let text = there.metadata().get("lora_adapter_metadata").expect("its alphas aren't its ranks");
+    let fields: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!(fields["unet.peft_type"], "LORA");
+    assert_eq!(fields["unet.target_modules"].as_array().unwrap().len(), 97);
+    assert!(!renamed(&there, "kohya").metadata().contains_key("lora_adapter_metadata"));
 }

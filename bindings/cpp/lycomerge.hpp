@@ -199,15 +199,21 @@ inline Tensor tensor(const lyco_tensor_view &view) {
             {view.data, static_cast<std::size_t>(view.byte_len)}};
 }
 
+/// What an adapter is opened with, as long as `base` is there.
+inline lyco_open_options open_options(bool skip_unknown, const std::string &base) {
+    return {sizeof(lyco_open_options), skip_unknown, base.empty() ? nullptr : base.c_str()};
+}
+
 } // namespace detail
 
 /// An opened adapter: a file, or the result of a merge. It never changes.
 class Adapter {
 public:
-    /// Opens and checks a safetensors or PyTorch file. With `skip_unknown`, layers that can't be understood are left
-    /// out instead of refused.
-    static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false) {
-        const lyco_open_options options{sizeof options, skip_unknown};
+    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder. With `skip_unknown`, layers that can't be
+    /// understood are left out instead of refused. `base` is the path of the checkpoint that the adapter was trained on,
+    /// which families whose effect depends on its weights need.
+    static Outcome<Adapter> open(const std::string &path, bool skip_unknown = false, const std::string &base = {}) {
+        const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;
         return detail::attempt(
             [&](lyco_error **error) { return lyco_adapter_open(path.c_str(), &options, &handle, error); },
@@ -216,8 +222,8 @@ public:
 
     /// Opens the bytes of a file, which are copied. `name` stands for the path in messages and reports.
     static Outcome<Adapter> from_memory(const std::string &name, Span<const std::uint8_t> bytes,
-                                        bool skip_unknown = false) {
-        const lyco_open_options options{sizeof options, skip_unknown};
+                                        bool skip_unknown = false, const std::string &base = {}) {
+        const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;
         return detail::attempt(
             [&](lyco_error **error) {
@@ -387,8 +393,8 @@ public:
     }
 
     /// Checks the tensors, and makes an adapter of them. `name` stands for the path in messages and reports.
-    Outcome<Adapter> finish(const std::string &name, bool skip_unknown = false) const {
-        const lyco_open_options options{sizeof options, skip_unknown};
+    Outcome<Adapter> finish(const std::string &name, bool skip_unknown = false, const std::string &base = {}) const {
+        const auto options = detail::open_options(skip_unknown, base);
         lyco_adapter *handle = nullptr;
         return detail::attempt(
             [&](lyco_error **error) {

@@ -15,6 +15,8 @@ macro_rules! difference {
             param: Param::$param,
             marks: &[$suffix],
             others: &[],
+            inner: &[],
+            applies: |_| true,
             check: |members| check(members, $suffix, Param::$param),
         };
     };

@@ -7,7 +7,7 @@ use super::family::{Checked, Family, Row};
 use super::lora::{fold_tucker, tucker_kernel};
 use super::members::Members;
 use super::shape::{Dims, WeightShape};
-use super::{Layer, Param};
+use super::{Layer, Param, dora};
 use crate::delta::{Delta, Factor, Hadamard, Term};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
@@ -27,6 +27,8 @@ pub(super) static ROW: Row = Row {
     param: Param::Weight,
     marks: &[FIRST.a, FIRST.b, SECOND.a, SECOND.b],
     others: &[FIRST.core, SECOND.core, ".alpha"],
+    inner: &[],
+    applies: dora::is_absent,
     check,
 };
 

@@ -8,7 +8,7 @@ use super::family::{Checked, Family, Row};
 use super::lora::{fold_tucker, tucker_kernel};
 use super::members::Members;
 use super::shape::{Dims, WeightShape, flat_cols};
-use super::{Layer, Param};
+use super::{Layer, Param, dora};
 use crate::delta::{Delta, Factor, Kron, Term};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
@@ -26,6 +26,8 @@ pub(super) static ROW: Row = Row {
     param: Param::Weight,
     marks: &[W1, W1_A, W1_B, W2, W2_A, W2_B],
     others: &[T2, ".alpha"],
+    inner: &[],
+    applies: dora::is_absent,
     check,
 };
 

@@ -9,10 +9,10 @@ use faer::Mat;
 use super::family::{Checked, Family, Row};
 use super::members::{Members, check_finite};
 use super::shape::{Dims, WeightShape};
-use super::{Layer, Param};
+use super::{Layer, Param, dora};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
-use crate::tensor::{Dtype, Real};
+use crate::tensor::Real;
 
 pub(super) const UP: &str = ".lora_up.weight";
 pub(super) const DOWN: &str = ".lora_down.weight";
@@ -30,6 +30,8 @@ pub(super) static ROW: Row = Row {
     param: Param::Weight,
     marks: &[UP, DOWN],
     others: &[MID, ".alpha", INDICES, VALUES, SIZE],
+    inner: &[],
+    applies: dora::is_absent,
     check,
 };
 
@@ -38,6 +40,8 @@ pub(super) static TRANSPOSED: Row = Row {
     param: Param::Weight,
     marks: &TRANSPOSED_FACTORS,
     others: &[".alpha"],
+    inner: &[],
+    applies: dora::is_absent,
     check: check_transposed,
 };
 
@@ -46,6 +50,8 @@ pub(super) static BIAS_ROW: Row = Row {
     param: Param::Bias,
     marks: &[BIAS],
     others: &[DOWN, ".alpha"],
+    inner: &[],
+    applies: |_| true,
     check: check_bias,
 };
 
@@ -145,18 +151,7 @@ pub(super) fn fold_tucker<T: Real>(core: &Mat<T>, down: &Mat<T>) -> Mat<T> {
 
 /// The entries of the residual: row, column, value.
 fn sparse<T: Real>(members: &Members<'_>, shape: &WeightShape) -> Result<Vec<(usize, usize, T)>> {
-    let integers = |suffix: &str| -> Result<Vec<usize>> {
-        let view =
-            members.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
-        if view.dtype.is_float() || view.dtype == Dtype::Bool {
-            return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
-        }
-        let index = |x: f64| {
-            if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) }
-        };
-        view.to_reals::<f64>().into_iter().map(index).collect()
-    };
-    if integers(SIZE)? != [shape.rows, shape.cols] {
+    if members.integers(SIZE)? != [shape.rows, shape.cols] {
         return Err(Error::format(format!(
             "'{SIZE}' is not [{}, {}], the size of the layer",
             shape.rows, shape.cols
@@ -164,7 +159,7 @@ fn sparse<T: Real>(members: &Members<'_>, shape: &WeightShape) -> Result<Vec<(us
     }
     let values: Vec<T> = members.factor(VALUES)?.to_reals();
     check_finite(VALUES, &values)?;
-    let indices = integers(INDICES)?;
+    let indices = members.integers(INDICES)?;
     if indices.len() != 2 * values.len() {
         return Err(Error::format(format!(
             "'{INDICES}' has {} numbers for {} values",

@@ -4,28 +4,79 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
+use super::base::Base;
+use super::family::Family;
 use super::peft::Given;
+use super::peft_oft::OftFlags;
 use crate::compute::linalg::{row_blocks, set_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Real, TensorView, all_finite};
 
-/// The tensors of one layer, by suffix.
-#[derive(Debug)]
+/// The tensors of one layer, by suffix, and where in the model it is.
+#[derive(Clone, Debug)]
 pub struct Members<'a> {
     tensors: BTreeMap<&'static str, TensorView<'a>>,
     /// What is said of its alpha beside the tensors.
     given: Option<Given>,
+    module: &'a str,
+    base: Option<Base<'a>>,
+    strength: f64,
 }
 
 impl<'a> Members<'a> {
     /// From suffixes and views.
     pub fn new(tensors: BTreeMap<&'static str, TensorView<'a>>) -> Self {
-        Self { tensors, given: None }
+        Self { tensors, given: None, module: "", base: None, strength: 1.0 }
+    }
+
+    /// The same as a module's, over the base model's parameter.
+    pub(super) fn of(self, module: &'a str, base: Option<Base<'a>>) -> Self {
+        Self { module, base, ..self }
     }
 
     /// The same, with what is said beside them.
     pub(super) fn with(self, given: Option<Given>) -> Self {
         Self { given, ..self }
+    }
+
+    /// The same at another strength.
+    pub(super) fn at(self, strength: f64) -> Self {
+        Self { strength, ..self }
+    }
+
+    /// What rotations are weakened to.
+    pub(super) fn strength(&self) -> f64 {
+        self.strength
+    }
+
+    /// What PEFT's configuration says of OFT.
+    pub(super) fn oft(&self) -> OftFlags {
+        self.given.map(|given| given.oft).unwrap_or_default()
+    }
+
+    /// The module's name as the file spells it.
+    pub(super) fn module(&self) -> &'a str {
+        self.module
+    }
+
+    /// The base model's parameter under the layer.
+    pub(super) fn base(&self) -> Option<&Base<'a>> {
+        self.base.as_ref()
+    }
+
+    /// The same where a family can't do without.
+    pub(super) fn base_for(&self, family: Family) -> Result<&Base<'a>> {
+        self.base().ok_or_else(|| {
+            Error::unsupported(format!(
+                "is {family}, and its effect depends on the base model's weight; say which model that is (--base)"
+            ))
+        })
+    }
+
+    /// Those of some suffixes.
+    pub(super) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let tensors = self.tensors.iter().filter(|(suffix, _)| wanted(suffix));
+        Self { tensors: tensors.map(|(suffix, view)| (*suffix, *view)).collect(), ..self.clone() }
     }
 
     /// Suffixes and views, in the order of the suffixes.
@@ -104,6 +155,19 @@ impl<'a> Members<'a> {
         self.given().map_or(1.0, |given| given.scale(None))
     }
 
+    /// The numbers of a tensor of sizes or positions.
+    pub(super) fn integers(&self, suffix: &str) -> Result<Vec<usize>> {
+        let view =
+            self.get(suffix).ok_or_else(|| Error::format(format!("the tensor '{suffix}' is missing")))?;
+        if view.dtype.is_float() || view.dtype == Dtype::Bool {
+            return Err(Error::format(format!("'{suffix}' is {}, not an integer type", view.dtype.name())));
+        }
+        let index = |x: f64| {
+            if x >= 0.0 { Ok(x as usize) } else { Err(Error::format(format!("'{suffix}' holds {x}"))) }
+        };
+        view.to_reals::<f64>().into_iter().map(index).collect()
+    }
+
     /// alpha / rank, and a warning where alpha is odd; 1 without an alpha (every reader but one agrees).
     pub(super) fn scale(&self, rank: usize) -> Result<(f64, Option<String>)> {
         if let Some(given) = self.given() {
@@ -117,7 +181,7 @@ impl<'a> Members<'a> {
         Ok((alpha / rank as f64, warning))
     }
 
-    fn alpha(&self) -> Result<Option<f64>> {
+    pub(super) fn alpha(&self) -> Result<Option<f64>> {
         let Some(view) = self.get(".alpha") else { return Ok(None) };
         if view.dtype == Dtype::Bool {
             return Err(Error::format("alpha is a boolean"));

@@ -4,25 +4,40 @@
 //! partners and resolves alpha and rank. From here on nobody asks for a family: a layer gives a [`Delta`],
 //! and a fitted term is written back by [`write()`].
 
+mod base;
+mod boft;
+mod dora;
 mod family;
 mod full;
+mod glora;
+mod ia3;
 mod loha;
 mod lokr;
 mod lora;
 mod members;
 pub mod name;
+mod oft;
+mod orthogonal;
+mod own;
 mod peft;
+mod peft_boft;
+mod peft_oft;
 mod refused;
+mod replace;
+mod reshape;
 mod shape;
 mod spelling;
+mod tlora;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::delta::Delta;
 use crate::error::{Error, Result};
 use crate::file::Container;
+use crate::model::Checkpoint;
 use crate::tensor::{Dtype, Real, TensorView};
 use peft::Configs;
 
@@ -31,6 +46,9 @@ pub(crate) use family::stored_delta;
 pub use full::norm_names;
 pub(crate) use lokr::split_of as lokr_split;
 pub use members::Members;
+pub(crate) use own::combine;
+pub(crate) use peft::{Configured, config, config_beside, metadata as peft_metadata};
+pub(crate) use reshape::pad_bytes;
 pub use shape::{Dims, WeightShape};
 pub(crate) use spelling::{kept_alpha, with_letters};
 pub use write::{NewTensor, write};
@@ -79,21 +97,43 @@ pub struct Layer {
     pub rank: Option<usize>,
     /// The stored numbers.
     pub numbers: usize,
+    /// The shape that the model's weight is padded to with zeros first, where the adapter says so.
+    pub reshape: Option<Vec<usize>>,
     /// Suffix → tensor name.
     tensors: BTreeMap<&'static str, String>,
 }
 
 impl Layer {
+    /// The numbers that it is worked on as: the stored ones and, where the effect is made from the base model's weight,
+    /// as many as that has.
+    pub(crate) fn expanded(&self) -> usize {
+        let made = if self.family.needs_base() { self.shape.rows.saturating_mul(self.shape.cols) } else { 0 };
+        self.numbers.saturating_add(made)
+    }
+
     /// The names of its tensors in the file.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.values().map(String::as_str)
     }
 }
 
+/// How an adapter is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Layers that can't be understood are left out, each with a [`warning`](Adapter::warnings); else the file is
+    /// refused.
+    pub skip_unknown: bool,
+    /// The model that the adapter changes. Families whose effect depends on its weights need it; every layer is looked
+    /// up in it and must have its shape.
+    pub base: Option<Arc<Checkpoint>>,
+}
+
 /// An opened adapter file.
 #[derive(Debug)]
 pub struct Adapter {
     file: Container,
+    base: Option<Arc<Checkpoint>>,
+    configs: Configs,
     layers: BTreeMap<LayerId, Layer>,
     passengers: Vec<String>,
     unknown: Vec<Error>,
@@ -101,42 +141,42 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Opens and checks a safetensors or PyTorch file, or PEFT's folder of one and its configuration; tensors stay on
-    /// disk until a layer is read.
+    /// Opens and checks a safetensors or PyTorch file, or the folder of PEFT or diffusers that one is in; tensors stay
+    /// on disk until a layer is read.
     ///
     /// # Errors
     /// A file that is not sound, a layer whose tensors don't fit together, or a family that can't be merged
     /// without the base weight, each with the file's and the layer's name.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::read(Container::open(&peft::tensors(path.as_ref())?)?).and_then(Self::refuse_unknown)
+        Self::open_with(path, &OpenOptions::default())
     }
 
-    /// As [`open`](Self::open), but layers that can't be understood are left out; each is a
-    /// [`warning`](Self::warnings).
-    pub fn open_skipping_unknown(path: impl AsRef<Path>) -> Result<Self> {
-        Self::read(Container::open(&peft::tensors(path.as_ref())?)?)
+    /// As [`open`](Self::open), as `options` say.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and a layer that the base model doesn't have or has in another shape.
+    pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        Self::read(Container::open(&peft::tensors(path.as_ref())?)?, options)
     }
 
     /// An adapter from the bytes of a safetensors or PyTorch file; `name` stands for the path in messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     pub fn from_bytes(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
-        Self::read(Container::from_bytes(name, bytes)?).and_then(Self::refuse_unknown)
+        Self::from_bytes_with(name, bytes, &OpenOptions::default())
     }
 
-    /// As [`from_bytes`](Self::from_bytes), but layers that can't be understood are left out; each is a
-    /// [`warning`](Self::warnings).
-    pub fn from_bytes_skipping_unknown(name: impl Into<PathBuf>, bytes: Vec<u8>) -> Result<Self> {
-        Self::read(Container::from_bytes(name, bytes)?)
+    /// As [`from_bytes`](Self::from_bytes), as `options` say.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub fn from_bytes_with(name: impl Into<PathBuf>, bytes: Vec<u8>, options: &OpenOptions) -> Result<Self> {
+        Self::read(Container::from_bytes(name, bytes)?, options)
     }
 
-    fn refuse_unknown(self) -> Result<Self> {
-        match self.unknown.first() {
-            Some(error) => Err(error.clone()),
-            None => Ok(self),
-        }
-    }
-
-    fn read(file: Container) -> Result<Self> {
-        let path = file.path().to_owned();
+    fn read(file: Container, options: &OpenOptions) -> Result<Self> {
+        let (path, base) = (file.path().to_owned(), options.base.clone());
         let configs = Configs::of(&file)?;
         let mut modules: BTreeMap<String, BTreeMap<&'static str, String>> = BTreeMap::new();
         let (mut passengers, mut unknown, mut absolute) = (Vec::new(), Vec::new(), Vec::new());
@@ -167,7 +207,12 @@ impl Adapter {
         passengers.sort_unstable();
         let mut layers = BTreeMap::new();
         for (module, tensors) in modules {
-            match family::layers_of(&file, &module, tensors, configs.given(&module)) {
+            // A search for what is meant takes a while: once is enough.
+            let known = base::check_module(base.as_deref(), &module, unknown.is_empty());
+            let found = known.and_then(|()| {
+                family::layers_of(&file, base.as_deref(), &module, tensors, configs.given(&module))
+            });
+            match found {
                 Ok(found) => {
                     for (param, layer, warning) in found {
                         warnings.extend(warning.map(|w| format!("layer {module}: {w}")));
@@ -184,13 +229,26 @@ impl Adapter {
         if layers.is_empty() && unknown.is_empty() {
             unknown.push(Error::format("the file holds no adapter layers").in_file(&path));
         }
+        if let Some(error) = unknown.first().filter(|_| !options.skip_unknown) {
+            return Err(error.clone());
+        }
         warnings.extend(unknown.iter().map(|error| format!("left out: {error}")));
-        Ok(Self { file, layers, passengers, unknown, warnings })
+        Ok(Self { file, base, configs, layers, passengers, unknown, warnings })
     }
 
     /// Where the adapter was opened from.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The model that it was opened with.
+    pub fn base(&self) -> Option<&Arc<Checkpoint>> {
+        self.base.as_ref()
+    }
+
+    /// Whether a layer's effect can't be told, because it depends on a base model and there is none.
+    pub fn lacks_base(&self, layer: &Layer) -> bool {
+        layer.family.needs_base() && self.base.is_none()
     }
 
     /// The file underneath.
@@ -229,14 +287,27 @@ impl Adapter {
         Members::new(layer.tensors.iter().filter_map(view).collect())
     }
 
-    /// The delta of a layer; float32 holds every stored number but a float64 one exactly.
+    /// The delta of a layer at strength 1; float32 holds every stored number but a float64 one exactly.
     ///
     /// # Errors
-    /// A stored number that is not finite.
+    /// A stored number that is not finite, or a family that needs a base model where the adapter was opened without.
     pub fn delta<T: Real>(&self, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
+        self.delta_at(1.0, id, layer)
+    }
+
+    /// What a host adds that loads the adapter at a strength. For nearly every family that is so many times the
+    /// [`delta`](Self::delta), for DoRA too: W + m (W' − W). The strength m of a diag-OFT or a BOFT of LyCORIS, or an OFT
+    /// of sd-scripts, is that of its rotations, I + m (R − I) each, and its rescale is applied in full.
+    ///
+    /// # Errors
+    /// As [`delta`](Self::delta).
+    pub fn delta_at<T: Real>(&self, strength: f64, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
         let members = self.members(layer);
-        let delta = layer.family.delta(&members, layer);
-        self.file.used(members.iter().map(|(_, view)| view.data.len()).sum());
+        let stored = members.iter().map(|(_, view)| view.data.len()).sum();
+        let delta = base::find(self.base.as_deref(), id, layer.reshape.as_deref())
+            .map(|base| members.of(&id.module, base).with(self.configs.given(&id.module)).at(strength))
+            .and_then(|members| layer.family.effect(&members, layer));
+        self.file.used(stored);
         delta.map_err(|e| e.in_layer(&id.module).in_file(self.path()))
     }
 

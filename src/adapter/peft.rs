@@ -10,15 +10,18 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
+use super::peft_oft::OftFlags;
 use super::{Layer, LayerId};
 use crate::error::{Error, Result};
 use crate::file::Container;
 
 const CONFIG: &str = "adapter_config.json";
 const MODEL: &str = "adapter_model";
+/// diffusers' file.
+const WEIGHTS: &str = "pytorch_lora_weights";
 /// diffusers' key in a file's metadata.
 const METADATA: &str = "lora_adapter_metadata";
 /// What PEFT puts before the path of every module.
@@ -37,6 +40,9 @@ pub(super) struct Given {
     /// The rank that was asked for, where no tensor shows one.
     rank: f64,
     rslora: bool,
+    pub(super) oft: OftFlags,
+    /// Whether the model stores the module's weight inputs by outputs.
+    pub(super) transposed: bool,
 }
 
 impl Given {
@@ -48,13 +54,14 @@ impl Given {
 }
 
 /// The configurations of a file's components.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Configs {
     /// With what stands before the paths of their modules.
     parts: Vec<(String, Config)>,
 }
 
 /// The fields that change numbers.
+#[derive(Debug)]
 struct Config {
     alpha: f64,
     alphas: Patterns,
@@ -62,12 +69,13 @@ struct Config {
     ranks: Patterns,
     rslora: bool,
     transposed: bool,
+    oft: OftFlags,
     /// The way of beginning that changed the base model.
     changed: Option<String>,
 }
 
 /// Numbers for modules whose paths fit; the first that does counts.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Patterns(Vec<(Regex, f64)>);
 
 impl Patterns {
@@ -76,17 +84,90 @@ impl Patterns {
     }
 }
 
-/// The tensors' file of an adapter at `path`, which may be PEFT's folder.
+/// The tensors' file of an adapter at `path`, which may be the folder of PEFT or diffusers, or PEFT's configuration.
 pub(super) fn tensors(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let files = ["safetensors", "bin"].map(|ending| path.join(format!("{MODEL}.{ending}")));
-    files.into_iter().find(|file| file.exists()).ok_or_else(|| {
-        let message =
-            format!("the folder has no {MODEL}.safetensors or {MODEL}.bin; name the adapter's file in it");
+    let folder = match path.file_name() {
+        Some(name) if name == CONFIG => path.parent().unwrap_or(path),
+        _ if path.is_dir() => path,
+        _ => return Ok(path.to_owned()),
+    };
+    let names = [MODEL, WEIGHTS].into_iter();
+    let mut files =
+        names.flat_map(|name| ["safetensors", "bin"].map(|end| folder.join(format!("{name}.{end}"))));
+    files.find(|file| file.exists()).ok_or_else(|| {
+        let message = match folder == path {
+            true => {
+                format!("this is a folder without {MODEL}.safetensors or .bin; name the adapter's file in it")
+            }
+            false => format!("there is no {MODEL}.safetensors or .bin beside it"),
+        };
         Error::format(message).in_file(path)
     })
+}
+
+/// What a configuration says of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Configured {
+    /// The module as the file spells it.
+    pub(crate) module: String,
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
+    /// Whether a LoHa of a convolution has cores.
+    pub(crate) has_cores: bool,
+}
+
+/// Whether an adapter written to `path` has its configuration beside it: under the name that PEFT looks for.
+pub(crate) fn config_beside(path: &Path) -> Option<PathBuf> {
+    path.file_stem().is_some_and(|stem| stem == MODEL).then(|| path.with_file_name(CONFIG))
+}
+
+/// PEFT's configuration of LoRA or LoHa layers.
+pub(crate) fn config(is_loha: bool, layers: &[Configured]) -> String {
+    let mut fields = fields(is_loha, layers, |module| module.strip_prefix(WRAPPER).unwrap_or(module));
+    if layers.iter().any(|layer| layer.has_cores) {
+        fields.insert("use_effective_conv2d".to_owned(), true.into());
+    }
+    format!("{:#}\n", Value::Object(fields))
+}
+
+/// diffusers' metadata of LoRA layers; none where the ranks say it all.
+pub(crate) fn metadata(layers: &[Configured]) -> Option<(&'static str, String)> {
+    if layers.iter().all(|layer| layer.alpha == layer.rank as f64) {
+        return None;
+    }
+    let component = |layer: &Configured| layer.module.split('.').next().unwrap_or_default().to_owned();
+    let mut parts: BTreeMap<String, Vec<Configured>> = BTreeMap::new();
+    for layer in layers {
+        parts.entry(component(layer)).or_default().push(layer.clone());
+    }
+    let mut all = Map::new();
+    for (part, layers) in parts {
+        let prefix = format!("{part}.");
+        let fields = fields(false, &layers, |module| module.strip_prefix(&prefix).unwrap_or(module));
+        all.extend(fields.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value)));
+    }
+    Some((METADATA, Value::Object(all).to_string()))
+}
+
+fn fields(is_loha: bool, layers: &[Configured], path: impl Fn(&str) -> &str) -> Map<String, Value> {
+    // The first layer's numbers, and those of all that have others.
+    let Some(Configured { rank, alpha, .. }) = layers.first() else { return Map::new() };
+    let pattern = |layer: &Configured| format!("^{}", path(&layer.module).replace('.', "\\."));
+    let ranks: Map<_, _> =
+        layers.iter().filter(|l| l.rank != *rank).map(|l| (pattern(l), l.rank.into())).collect();
+    let alphas: Map<_, _> =
+        layers.iter().filter(|l| l.alpha != *alpha).map(|l| (pattern(l), l.alpha.into())).collect();
+    let modules: Vec<_> = layers.iter().map(|layer| path(&layer.module)).collect();
+    let (kind, name) = if is_loha { ("LOHA", "alpha") } else { ("LORA", "lora_alpha") };
+    let fields = [
+        ("peft_type", kind.into()),
+        ("r", (*rank).into()),
+        (name, (*alpha).into()),
+        ("rank_pattern", ranks.into()),
+        ("alpha_pattern", alphas.into()),
+        ("target_modules", modules.into()),
+    ];
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 impl Configs {
@@ -133,6 +214,8 @@ impl Configs {
             alpha: config.alphas.get(&path).unwrap_or(config.alpha),
             rank: config.ranks.get(&path).unwrap_or(config.rank),
             rslora: config.rslora,
+            oft: config.oft,
+            transposed: config.transposed,
         })
     }
 
@@ -216,6 +299,26 @@ fn field<T: DeserializeOwned>(fields: &Fields, key: &str) -> Result<Option<T>> {
         .map_err(|error| Error::format(format!("'{key}' is {}: {error}", value.get())))
 }
 
+/// What there is to know of OFT beside its rotations.
+fn oft(fields: &Fields) -> Result<OftFlags> {
+    let series = field(fields, "use_cayley_neumann")?.unwrap_or(true);
+    let terms = field(fields, "num_cayley_neumann_terms")?;
+    /// Far more change nothing that a number can hold.
+    const MOST: usize = 1000;
+    if let Some(terms) = terms.filter(|terms| *terms > MOST) {
+        return Err(Error::format(format!(
+            "'num_cayley_neumann_terms' is {terms}; no more than {MOST} are believed"
+        )));
+    }
+    let eps = field(fields, "eps")?.unwrap_or(6e-5);
+    let limited = field(fields, "coft")?.unwrap_or(false);
+    let default = OftFlags::default();
+    Ok(OftFlags {
+        neumann_terms: terms.or(default.neumann_terms).filter(|_| series),
+        coft: limited.then_some(eps),
+    })
+}
+
 impl Config {
     fn read(fields: &Fields) -> Result<Self> {
         let kind: String = field(fields, "peft_type")?.unwrap_or_else(|| "LORA".to_owned());
@@ -242,6 +345,7 @@ impl Config {
             ranks: field(fields, "rank_pattern")?.unwrap_or_default(),
             rslora: field(fields, "use_rslora")?.unwrap_or(false),
             transposed: field(fields, "fan_in_fan_out")?.unwrap_or(false),
+            oft: oft(fields)?,
             changed: CHANGING.iter().any(|how| initialised.starts_with(how)).then_some(initialised),
         })
     }
@@ -295,6 +399,22 @@ mod tests {
         ] {
             let given = configs.given(module).unwrap();
             assert_eq!(given.scale(Some(16)), alpha / 4.0, "{module}");
+        }
+    }
+
+    #[test]
+    fn the_rotations_of_an_oft_are_made_as_its_configuration_says() {
+        for (json, neumann_terms, coft) in [
+            (r#"{"peft_type": "OFT"}"#, Some(5), None),
+            (r#"{"peft_type": "OFT", "num_cayley_neumann_terms": 3, "coft": true}"#, Some(3), Some(6e-5)),
+            (
+                r#"{"peft_type": "OFT", "use_cayley_neumann": false, "coft": true, "eps": 0.1}"#,
+                None,
+                Some(0.1),
+            ),
+        ] {
+            let configs = configs(WRAPPER, json).unwrap();
+            assert_eq!(configs.given("m").unwrap().oft, OftFlags { neumann_terms, coft }, "{json}");
         }
     }
 

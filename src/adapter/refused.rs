@@ -13,50 +13,22 @@ struct Refused {
     why: &'static str,
 }
 
-const NEEDS_BASE: &str = "its effect depends on the base model's weight, which an adapter file doesn't hold";
 const CONTAINER: &str =
     "this key layout isn't read yet; convert the file to the kohya layout (lora_up, lora_down, alpha)";
 
 // The order matters: the first row with a mark names the module.
-static ROWS: [Refused; 11] = [
+static ROWS: [Refused; 4] = [
     Refused {
-        name: "DoRA",
-        marks: &[".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"],
+        name: "an OFT of PEFT before 0.16",
+        marks: &[".oft_r"],
         others: &[],
-        why: NEEDS_BASE,
+        why: "its parameters mean something else than those of later versions; train it with a later one",
     },
     Refused {
-        name: "diag-OFT or BOFT",
-        marks: &[".oft_blocks", ".oft_diag", ".rescale"],
+        name: "a GLoRA with a core",
+        marks: &[".bm.weight"],
         others: &[],
-        why: NEEDS_BASE,
-    },
-    Refused { name: "PEFT OFT", marks: &[".oft_R.weight", ".oft_R", ".oft_r"], others: &[], why: NEEDS_BASE },
-    Refused { name: "PEFT BOFT", marks: &[".boft_R", ".boft_s"], others: &[], why: NEEDS_BASE },
-    Refused { name: "(IA)³", marks: &[".on_input", ".ia3_l"], others: &[".weight"], why: NEEDS_BASE },
-    Refused {
-        name: "GLoRA",
-        marks: &[".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight", ".bm.weight"],
-        others: &[],
-        why: NEEDS_BASE,
-    },
-    Refused {
-        name: "T-LoRA",
-        marks: &[".lambda_layer", ".q_layer.weight", ".p_layer.weight"],
-        others: &[],
-        why: NEEDS_BASE,
-    },
-    Refused {
-        name: "set_weight",
-        marks: &[".set_weight"],
-        others: &[],
-        why: "it replaces the base model's weight instead of changing it",
-    },
-    Refused {
-        name: "reshape_weight",
-        marks: &[".reshape_weight"],
-        others: &[],
-        why: "it changes the shape of the base model's weight",
+        why: "no trainer has written one yet, so nobody knows what it does",
     },
     Refused { name: "AdaLoRA", marks: &[".lora_E"], others: &[], why: CONTAINER },
     Refused { name: "VeRA", marks: &[".vera_lambda_b", ".vera_lambda_d"], others: &[], why: CONTAINER },
@@ -76,7 +48,7 @@ pub(super) fn check(module: &str, tensors: &BTreeMap<&'static str, String>) -> R
             row.name, row.why
         )));
     }
-    match tensors.get(".weight") {
+    match tensors.get(".weight").filter(|_| !tensors.contains_key(".on_input")) {
         Some(name) => Err(Error::format(format!(
             "the tensor '{name}' belongs to no adapter family; is this a checkpoint?"
         ))),

@@ -123,7 +123,8 @@ pub(crate) fn kept_alpha(layer: &Layer, members: &Members<'_>, letters: bool) ->
     if TRANSPOSED_FACTORS.iter().any(|suffix| members.has(suffix)) {
         return lost("is of a weight that is stored inputs by outputs, which only its configuration says");
     }
-    if members.has(".alpha") {
+    // A bias has that of its weight.
+    if members.has(".alpha") || members.has(BIAS) {
         return Ok(None);
     }
     let Some(rank) = layer.rank else {

@@ -11,7 +11,7 @@ use faer::{Mat, Scale};
 
 use super::full::norm_names;
 use super::shape::{Dims, WeightShape};
-use super::{Family, Param};
+use super::{Family, Param, reshape};
 use crate::compute::linalg::for_each_rows;
 use crate::delta::{Factor, Term};
 use crate::error::Result;
@@ -28,6 +28,14 @@ pub struct NewTensor {
     pub dtype: Dtype,
     /// Little-endian elements.
     pub data: Vec<u8>,
+}
+
+impl NewTensor {
+    /// The tensor that has a host pad the model's weight with zeros to a shape.
+    pub(crate) fn reshape(dims: &[usize]) -> Self {
+        let data = dims.iter().flat_map(|extent| (*extent as i64).to_le_bytes()).collect();
+        Self { suffix: reshape::SUFFIX, shape: vec![dims.len()], dtype: Dtype::I64, data }
+    }
 }
 
 /// The tensors that store `scale · term` for a parameter, and the family that they are of. `scale` is a power of

@@ -12,7 +12,8 @@ use super::handle::{self, Handle, Shared};
 use super::log::{self, lyco_log_level};
 use super::sized::{self, Sized32};
 use super::text;
-use crate::adapter::{Adapter, Layer, LayerId, Param};
+use crate::adapter::{Adapter, Layer, LayerId, OpenOptions, Param};
+use crate::model::Checkpoint;
 use crate::survey::Survey;
 use crate::tensor::TensorView;
 
@@ -99,10 +100,16 @@ pub struct lyco_open_options {
     pub struct_size: u32,
     /// 1: layers that can't be understood are left out, with a warning in the log. 0: the file is refused.
     pub skip_unknown: u32,
+    /// The path of the model that the adapter changes: a checkpoint's file, its index of several, or their folder. DoRA,
+    /// OFT and the other families whose effect depends on the model's weights need it, and every layer must be in it
+    /// and have its shape. NULL: no model.
+    pub base: *const c_char,
 }
 
-// SAFETY: two u32.
-unsafe impl Sized32 for lyco_open_options {}
+// SAFETY: two u32 and a pointer, all of which may be zero.
+unsafe impl Sized32 for lyco_open_options {
+    const FIRST: usize = offset_of!(Self, base);
+}
 
 /// One layer of an adapter. Set struct_size before asking for it.
 #[derive(Clone, Copy)]
@@ -214,37 +221,34 @@ impl Row {
     }
 }
 
-/// Whether what can't be understood is left out.
+/// How an adapter is to be opened, as the library says it.
 ///
 /// # Safety
-/// `options` is NULL, or points to as many bytes as its first field says.
-pub(super) unsafe fn skips_unknown(options: *const lyco_open_options) -> Result<bool, lyco_error> {
+/// `options` is NULL, or points to as many bytes as its first field says, which hold what the header asks for.
+pub(super) unsafe fn open_options(options: *const lyco_open_options) -> Result<OpenOptions, lyco_error> {
     if options.is_null() {
-        return Ok(false);
+        return Ok(OpenOptions::default());
     }
     // SAFETY: the caller's promise.
-    match unsafe { sized::read(options, "options") }?.skip_unknown {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(lyco_error::bad_argument(&format!("skip_unknown is {other}; it is 0 or 1"))),
-    }
-}
-
-/// The adapter that a file's bytes are.
-pub(super) fn open_bytes(name: &str, bytes: Vec<u8>, skip_unknown: bool) -> Result<lyco_adapter, lyco_error> {
-    let opened = if skip_unknown {
-        Adapter::from_bytes_skipping_unknown(name, bytes)
-    } else {
-        Adapter::from_bytes(name, bytes)
+    let options = unsafe { sized::read(options, "options") }?;
+    let skip_unknown = match options.skip_unknown {
+        0 => false,
+        1 => true,
+        other => return Err(lyco_error::bad_argument(&format!("skip_unknown is {other}; it is 0 or 1"))),
     };
-    Ok(lyco_adapter::new(opened?))
+    let base = match options.base.is_null() {
+        true => None,
+        // SAFETY: the header asks for a string.
+        false => Some(Arc::new(Checkpoint::open(unsafe { text::borrow(options.base, "base") }?)?)),
+    };
+    Ok(OpenOptions { skip_unknown, base })
 }
 
 /// Adapters
 /// ========
 ///
-/// Opens and checks a safetensors or PyTorch file; the tensors stay on disk until they are needed, and nothing in the
-/// file is ever executed. `options` may be NULL.
+/// Opens and checks a safetensors or PyTorch file, or PEFT's folder; the tensors stay on disk until they are needed,
+/// and nothing in the file is ever executed. `options` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_adapter_open(
     path: *const c_char,
@@ -254,10 +258,9 @@ pub unsafe extern "C" fn lyco_adapter_open(
 ) -> lyco_status {
     // SAFETY: the header asks for NULL or what the types say.
     let open = || unsafe {
-        let (path, skip) = (text::borrow(path, "path")?, skips_unknown(options)?);
+        let (path, options) = (text::borrow(path, "path")?, open_options(options)?);
         let place = handle::output(adapter, "adapter")?;
-        let opened = if skip { Adapter::open_skipping_unknown(path) } else { Adapter::open(path) };
-        place.write(handle::give(lyco_adapter::new(opened?)));
+        place.write(handle::give(lyco_adapter::new(Adapter::open_with(path, &options)?)));
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.
@@ -277,14 +280,14 @@ pub unsafe extern "C" fn lyco_adapter_from_memory(
 ) -> lyco_status {
     // SAFETY: the header asks for NULL or what the types say, and `size` is one that memory can have.
     let open = || unsafe {
-        let (name, skip) = (text::borrow(name, "name")?, skips_unknown(options)?);
+        let (name, options) = (text::borrow(name, "name")?, open_options(options)?);
         handle::check(bytes, "bytes")?;
         if isize::try_from(size).is_err() {
             return Err(lyco_error::bad_argument(&format!("no memory has a size of {size}")));
         }
         let place = handle::output(adapter, "adapter")?;
         let bytes = slice::from_raw_parts(bytes, size).to_vec();
-        place.write(handle::give(open_bytes(name, bytes, skip)?));
+        place.write(handle::give(lyco_adapter::new(Adapter::from_bytes_with(name, bytes, &options)?)));
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.

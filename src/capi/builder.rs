@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{ptr, slice};
 
-use super::adapter::{lyco_adapter, lyco_open_options, open_bytes, skips_unknown};
+use super::adapter::{lyco_adapter, lyco_open_options, open_options};
 use super::dlpack::{self, DLManagedTensorVersioned};
 use super::error::{lyco_error, lyco_status};
 use super::guard::{fallible, infallible};
@@ -15,6 +15,7 @@ use super::handle::{self, Handle, Unique};
 use super::sized;
 use super::tensor::{dtype_of, lyco_tensor_view};
 use super::text;
+use crate::adapter::Adapter;
 use crate::file::{METADATA_KEY, Writer};
 use crate::tensor::Dtype;
 
@@ -188,10 +189,10 @@ pub unsafe extern "C" fn lyco_builder_finish(
     // SAFETY: the header asks for NULL or what the types say.
     let finish = || unsafe {
         let builder = handle::borrow(builder, "builder")?;
-        let (name, skip) = (text::borrow(name, "name")?, skips_unknown(options)?);
+        let (name, options) = (text::borrow(name, "name")?, open_options(options)?);
         let place = handle::output(adapter, "adapter")?;
         let bytes = builder.lock().to_file()?;
-        place.write(handle::give(open_bytes(name, bytes, skip)?));
+        place.write(handle::give(lyco_adapter::new(Adapter::from_bytes_with(name, bytes, &options)?)));
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.

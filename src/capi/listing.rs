@@ -31,7 +31,7 @@ struct Choice {
 }
 
 static STRATEGIES: LazyLock<Vec<Strategy>> = LazyLock::new(|| {
-    let own = |row: &strategy::Row| Strategy {
+    let own = |row: &&strategy::Row| Strategy {
         name: text::own(row.name),
         title: text::own(row.title),
         help: text::own(row.help),

@@ -136,7 +136,16 @@ fn option(row: &options::Row) -> Arg {
 
 /// The strategies, a line each.
 fn strategies() -> String {
-    strategy::ALL.iter().map(|row| format!("  {:18}{}\n", row.name, row.help)).collect()
+    let line = |row: &&strategy::Row| {
+        let set = |parameter: &strategy::Parameter| format!("{}={}", parameter.name, parameter.default);
+        let parameters: Vec<_> = row.parameters.iter().map(set).collect();
+        let parameters = match parameters.is_empty() {
+            true => String::new(),
+            false => format!(" [{}]", parameters.join(", ")),
+        };
+        format!("  {:18}{}{parameters}\n", row.name, row.help)
+    };
+    strategy::ALL.iter().map(line).collect()
 }
 
 /// The rows about what to store, for commands that don't merge several adapters, and make a LoRA unless told otherwise.
@@ -183,6 +192,14 @@ fn block_weights(value: &'static str, whose: &str) -> [Arg; 2] {
     ]
 }
 
+fn set() -> Arg {
+    Arg::new("set")
+        .long("set")
+        .value_name("NAME=VALUE")
+        .action(ArgAction::Append)
+        .help("A parameter of the strategy, such as density=0.3; may be given again")
+}
+
 fn output() -> Arg {
     Arg::new("output").short('o').long("output").value_name("FILE").value_parser(value_parser!(PathBuf))
 }
@@ -204,6 +221,7 @@ fn merge() -> Command {
                 .allow_negative_numbers(true)
                 .value_parser(weights)
                 .help("The strength of each model, of any sign and in their order [default: 1 each]"),
+            base(),
         ])
         .args(block_weights("[N:]TEXT", "of model N, counted from 1, or of every model without an own one"))
         .args([
@@ -217,6 +235,7 @@ fn merge() -> Command {
         ])
         .next_help_heading("How to merge, and what to store")
         .args(options::ALL.iter().map(option))
+        .arg(set())
         .next_help_heading("What to say and ask")
         .args(saying())
 }
@@ -228,6 +247,7 @@ fn convert() -> Command {
         .after_help(format!("{BLOCK_WEIGHTS}\n\n{CONVERT_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "FILE", "The adapter: a safetensors or PyTorch file, or PEFT's folder").num_args(1),
+            base(),
         ])
         .args(block_weights("TEXT", "of the adapter"))
         .args([
@@ -272,6 +292,7 @@ fn bake() -> Command {
         ])
         .next_help_heading("How to merge")
         .args(table)
+        .arg(set())
         .next_help_heading("How to round")
         .args([
             switch(
@@ -333,6 +354,7 @@ fn extract() -> Command {
         ])
         .next_help_heading("What to store")
         .args(table)
+        .arg(set())
         .next_help_heading("What to say")
         .args([
             Arg::new("metadata")
@@ -358,7 +380,16 @@ fn inspect() -> Command {
             switch("json", "Print JSON: an array with one object for each file").conflicts_with("type"),
             switch("type", "Print only the kind of each file: LoRA, LoHa, LoKr, Full, Norm or Mixed"),
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
+            base(),
         ])
+}
+
+fn base() -> Arg {
+    Arg::new("base").long("base").value_name("CHECKPOINT").value_parser(value_parser!(PathBuf)).help(
+        "The model that the adapters change: a checkpoint's file, its index of several files, or their folder. Needed \
+         for DoRA, OFT, BOFT, GLoRA, (IA)³ and T-LoRA, whose effect depends on its weights; every layer must be in it, \
+         in its shape",
+    )
 }
 
 fn files(id: &'static str, value: &'static str, help: &'static str) -> Arg {

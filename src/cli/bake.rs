@@ -1,15 +1,15 @@
 //! `lycomerge bake`: adds adapters to a checkpoint's weights, and says what its dtype left of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use lycomerge::error::one_line;
 use lycomerge::file::AtomicFile;
 use lycomerge::merge::bake::{BakeReport, Rounding};
-use lycomerge::model::Checkpoint;
 
-use super::merge::{block_weights, given_options, open, write_whole};
+use super::merge::{block_weights, checkpoint, given_options, open, write_whole};
 use super::output::{self, Failure, warning};
 use super::progress::Progress;
 use super::stop;
@@ -36,11 +36,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let begin = Instant::now();
     let paths: Vec<PathBuf> = given.iter().map(|given| given.path.clone()).collect();
     let weights: Vec<f64> = given.iter().map(|given| given.weight).collect();
-    let merge = open(&paths, &weights, &blocks, &options)?;
-    if matches!(base.try_exists(), Ok(false)) {
-        return Err(Failure::failed(format!("Model file not found: {}", base.display())));
-    }
-    let base = Checkpoint::open(&base)?;
+    let base = checkpoint(&base)?;
+    let merge = open(&paths, &weights, &blocks, &options, Some(Arc::clone(&base)))?;
     if let Some(metadata) = path("metadata") {
         AtomicFile::create(&metadata)?;
     }

@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
+use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::{Adapter, Survey};
 
+use super::merge::base;
 use super::output::{self, Failure};
 
 use super::table::{Side, Table};
@@ -16,9 +18,10 @@ use super::text::{count, digits, number, size};
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let files = matches.get_many::<PathBuf>("files").unwrap_or_default();
     let skip_unknown = matches.get_flag("skip-unknown");
+    let options = OpenOptions { skip_unknown, base: base(matches)? };
     let (mut kinds, mut surveys, mut failed) = (String::new(), Vec::new(), false);
     for path in files {
-        let adapter = open(path, skip_unknown);
+        let adapter = open(path, &options);
         let done = if matches.get_flag("type") {
             adapter.map(|adapter| kinds += &format!("{}\n", adapter.kind()))
         } else {
@@ -41,11 +44,11 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     if failed { Err(Failure::Told) } else { Ok(()) }
 }
 
-fn open(path: &Path, skip_unknown: bool) -> Result<Adapter, Failure> {
+fn open(path: &Path, options: &OpenOptions) -> Result<Adapter, Failure> {
     if matches!(path.try_exists(), Ok(false)) {
         return Err(Failure::failed(format!("Model file not found: {}", path.display())));
     }
-    Ok(if skip_unknown { Adapter::open_skipping_unknown(path) } else { Adapter::open(path) }?)
+    Ok(Adapter::open_with(path, options)?)
 }
 
 /// JSON with an escape for the control characters that it may hold as they are: DEL and those above it, which
@@ -73,6 +76,8 @@ fn page(survey: &Survey) -> String {
     if let Some(model) = survey.model {
         line("model", &if survey.model_certain { model.to_owned() } else { format!("probably {model}") });
     }
+    let vocabulary = survey.vocabulary.map_or(String::new(), |words| format!(" ({words} names)"));
+    line("naming", &format!("{}{vocabulary}", survey.naming));
     line("layers", &format!("{} in {}", families.join(", "), count(survey.modules, "module")));
     let ranks = survey.ranks.iter().rev().map(|(rank, n)| format!("{rank} in {n}"));
     let without = (survey.without_rank > 0).then(|| format!("none in {}", survey.without_rank));

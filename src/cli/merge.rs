@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use lycomerge::adapter::OpenOptions;
 use lycomerge::error::one_line;
 use lycomerge::file::{AtomicFile, FileKind};
 use lycomerge::merge::blocks::{BlockWeights, Presets};
 use lycomerge::merge::{Alternative, Forecast, Options, Space, options, strategy};
+use lycomerge::model::Checkpoint;
 use lycomerge::report::LayerReport;
 use lycomerge::{Adapter, Merge, Report};
 use rayon::prelude::*;
@@ -39,7 +41,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let job = Job::new(matches)?;
     stop::listen()?;
     let begin = Instant::now();
-    let merge = open(&job.models, &job.weights, &job.blocks, &job.options)?;
+    let merge = open(&job.models, &job.weights, &job.blocks, &job.options, base(matches)?)?;
     job.check_places()?;
     let forecast = job.forecast(&merge)?;
     let asking = Instant::now();
@@ -179,6 +181,18 @@ impl Job {
     }
 }
 
+/// The model that the command line names.
+pub(crate) fn base(matches: &ArgMatches) -> Result<Option<Arc<Checkpoint>>, Failure> {
+    matches.get_one::<PathBuf>("base").map(|path| checkpoint(path)).transpose()
+}
+
+pub(crate) fn checkpoint(path: &Path) -> Result<Arc<Checkpoint>, Failure> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Err(Failure::failed(format!("Model file not found: {}", path.display())));
+    }
+    Ok(Arc::new(Checkpoint::open(path)?))
+}
+
 /// The block weights of every model: what `N:TEXT` says of its, else what a text without a number says of all.
 pub(crate) fn block_weights(
     matches: &ArgMatches,
@@ -213,14 +227,15 @@ pub(crate) fn open(
     weights: &[f64],
     blocks: &[Option<BlockWeights>],
     options: &Options,
+    base: Option<Arc<Checkpoint>>,
 ) -> Result<Merge, Failure> {
     if let Some(missing) = models.iter().find(|path| matches!(path.try_exists(), Ok(false))) {
         return Err(Failure::failed(format!("Model file not found: {}", missing.display())));
     }
     let mut merge = Merge::new();
     merge.options = options.clone();
-    let open = if options.skip_unknown { Adapter::open_skipping_unknown } else { Adapter::open };
-    let opened: Vec<_> = models.par_iter().map(open).collect();
+    let how = OpenOptions { skip_unknown: options.skip_unknown, base };
+    let opened: Vec<_> = models.par_iter().map(|path| Adapter::open_with(path, &how)).collect();
     for (adapter, weight) in opened.into_iter().zip(weights) {
         merge.add(Arc::new(adapter?), *weight)?;
     }
@@ -251,15 +266,17 @@ pub(crate) fn given_options(matches: &ArgMatches) -> Result<Options, Failure> {
             Some(_) => value(row.name).map_or(Ok(()), |value| options.set(row.name, value))?,
         }
     }
+    for given in matches.try_get_many::<String>("set").ok().flatten().unwrap_or_default() {
+        let (name, value) = given.split_once('=').unwrap_or((given, ""));
+        options.set_parameter(name.trim(), value.trim());
+    }
     options.check()?;
-    let chosen = |name: &str| is_on(name) || value(name).is_some();
-    let readers = |name: &&str| -> Vec<&str> {
-        strategy::ALL.iter().filter(|row| row.options.contains(name)).map(|row| row.name).collect()
-    };
-    for name in strategy::ALL.iter().flat_map(|row| row.options).filter(|name| chosen(name)) {
-        let readers = readers(name);
+    for name in options.settings.keys() {
+        let reads = |row: &&&strategy::Row| row.parameters.iter().any(|parameter| parameter.name == name);
+        let readers: Vec<&str> = strategy::ALL.iter().filter(reads).map(|row| row.name).collect();
         if !readers.contains(&options.strategy.as_str()) {
-            warning(&format!("--{name} does nothing here: only {} reads it", list(&readers)));
+            let option = name.replace('_', "-");
+            warning(&format!("--{option} does nothing here: only {} reads it", list(&readers)));
         }
     }
     Ok(options)

@@ -113,6 +113,16 @@ impl<T: Real> Factor<T> {
         }
     }
 
+    /// Whether they are all finite.
+    pub(crate) fn is_finite(&self) -> bool {
+        let finite =
+            |matrix: &Mat<T>| matrix.col_iter().all(|column| column.iter().all(|x| x.to_f64().is_finite()));
+        match self {
+            Self::Full(matrix) => finite(matrix),
+            Self::Product { left, right } => finite(left) && finite(right),
+        }
+    }
+
     /// The matrix itself.
     pub fn to_full(&self) -> Mat<T> {
         self.full().into_owned()

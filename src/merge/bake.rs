@@ -5,6 +5,7 @@
 //! is, byte for byte. What dtype rounding leaves of ΔW is measured for every tensor.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -15,7 +16,7 @@ use super::naming::Namer;
 use super::plan::{Site, Target};
 use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
-use crate::adapter::Param;
+use crate::adapter::{Layer, Param, pad_bytes};
 use crate::compute::round::Rounder;
 use crate::compute::simd::{Wide, wide};
 use crate::delta::Delta;
@@ -23,7 +24,7 @@ use crate::delta::dense::Rows;
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, Container, FixedWriter, Outline};
-use crate::model::{Checkpoint, Parameter, nearest};
+use crate::model::{Checkpoint, Parameter, identify, nearest};
 use crate::tensor::{Dtype, Real, TensorView};
 
 pub use crate::compute::round::Rounding;
@@ -170,8 +171,8 @@ impl Work for Job<'_> {
     /// The factors in three copies, and tiles.
     fn working_set(&self) -> u64 {
         let sources = self.parts.iter().flat_map(|(target, _)| &target.sources);
-        let layers = sources.flat_map(|source| source.layers());
-        let numbers = layers.map(|layer| layer.numbers).fold(0, usize::saturating_add);
+        let numbers = sources.flat_map(|source| source.layers()).map(Layer::expanded);
+        let numbers = numbers.fold(0, usize::saturating_add);
         let tiles = 4 * 8 * TILE.max(self.view.shape.iter().skip(1).product());
         tiles.saturating_add(numbers.saturating_mul(24)) as u64
     }
@@ -193,8 +194,9 @@ impl Merge {
     ) -> Result<BakeReport> {
         let mut run = Run::new(self.options.threads, self.options.memory.or(Some(MEMORY)), watch)?;
         let sites = plan::sites(&self.inputs, &Namer::any(&self.inputs))?;
-        let context = self.context(&run, &sites)?;
-        let (jobs, mut warnings) = self.jobs(base, &sites)?;
+        let context = Context { is_dense: true, ..self.context(&run, &sites)? };
+        let padded = padded(base, &sites)?;
+        let (jobs, mut warnings) = self.jobs(base, &sites, &padded)?;
         let recipe = Recipe::of(&self.inputs, &self.options, &AtomicBool::new(false));
 
         let outlines: Vec<Outline> = jobs.iter().map(Job::outline).collect();
@@ -241,11 +243,19 @@ impl Merge {
     }
 
     /// The checkpoint's tensors in its order, with what is to be added to them, and what was left out.
-    fn jobs<'a>(&self, base: &'a Checkpoint, sites: &'a [Site<'a>]) -> Result<(Vec<Job<'a>>, Vec<String>)> {
+    fn jobs<'a>(
+        &self,
+        base: &'a Checkpoint,
+        sites: &'a [Site<'a>],
+        padded: &'a BTreeMap<String, Padded>,
+    ) -> Result<(Vec<Job<'a>>, Vec<String>)> {
         let mut jobs: Vec<Job<'_>> = Vec::new();
         for file in base.files() {
             for name in file.names_by_place() {
-                let Some(view) = file.get(name) else { continue };
+                let Some(mut view) = file.get(name) else { continue };
+                if let Some(Padded { shape, data }) = padded.get(name) {
+                    view = TensorView { shape, data, ..view };
+                }
                 jobs.push(Job { file, name, view, place: jobs.len(), scale: 1.0, parts: Vec::new() });
             }
         }
@@ -269,14 +279,20 @@ impl Merge {
                     _ => missing.push(target),
                 }
             }
-            check_shape(target, &parameters)
+            let shape = |parameter: &Parameter<'_>| match padded.get(parameter.name) {
+                Some(padded) => padded.shape.clone(),
+                None => parameter.shape(),
+            };
+            check_shape(target, &parameters, shape)
                 .map_err(|e| e.in_layer(&target.id.module).in_file(base.path()))?;
             let mut first = 0;
             for parameter in &parameters {
                 let job = &mut jobs[places[parameter.name]];
                 job.scale = parameter.scale()?;
-                job.parts.push((target, windows(parameter, first)));
-                first += parameter.rows.len();
+                let start = parameter.rows.start;
+                let rows = start..start + shape(parameter).first().copied().unwrap_or(1);
+                job.parts.push((target, windows(&rows, parameter.swapped, first)));
+                first += rows.len();
             }
         }
         match missing.first() {
@@ -320,15 +336,20 @@ impl Job<'_> {
 }
 
 /// Refuses a target whose shape is not the checkpoint's.
-fn check_shape(target: &Target<'_>, parameters: &[Parameter<'_>]) -> Result<()> {
+fn check_shape<'a>(
+    target: &Target<'_>,
+    parameters: &[Parameter<'a>],
+    shape: impl Fn(&Parameter<'a>) -> Vec<usize>,
+) -> Result<()> {
     let Some(first) = parameters.first() else { return Ok(()) };
+    let shapes: Vec<_> = parameters.iter().map(shape).collect();
+    let rows: usize = shapes.iter().map(|shape| shape.first().copied().unwrap_or(1)).sum();
+    let entries: usize = shapes.iter().map(|shape| shape.iter().product::<usize>()).sum();
     let shape = &target.shape;
-    let rows: usize = parameters.iter().map(|parameter| parameter.rows.len()).sum();
-    let entries: usize = parameters.iter().map(|parameter| parameter.shape().iter().product::<usize>()).sum();
     if (shape.rows, shape.rows * shape.cols) == (rows, entries) {
         return Ok(());
     }
-    let there: Vec<_> = first.shape().iter().map(usize::to_string).collect();
+    let there: Vec<_> = shapes[0].iter().map(usize::to_string).collect();
     Err(Error::mismatch(format!(
         "has {} in the checkpoint ('{}'), and the adapter changes {shape}; is it the model that the adapter was trained \
          on?",
@@ -337,10 +358,43 @@ fn check_shape(target: &Target<'_>, parameters: &[Parameter<'_>]) -> Result<()> 
     )))
 }
 
+/// A tensor of the checkpoint with zeros around it.
+struct Padded {
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// The checkpoint's tensors that adapters have larger, by name.
+///
+/// # Errors
+/// A tensor that is larger already, or that isn't one module's weight.
+fn padded(base: &Checkpoint, sites: &[Site<'_>]) -> Result<BTreeMap<String, Padded>> {
+    let mut all = BTreeMap::new();
+    for target in sites.iter().flat_map(|site| &site.targets) {
+        let Some(shape) = &target.reshape else { continue };
+        let parameters = base.weight_parts(&identify(&target.id.module));
+        let Some(first) = parameters.first() else { continue };
+        let own = first.view.shape;
+        let whole =
+            parameters.len() == 1 && first.rows.len() == own.first().copied().unwrap_or(1) && !first.swapped;
+        let fits = own.len() == shape.len() && own.iter().zip(shape).all(|(old, new)| old <= new);
+        let named = |error: Error| error.in_layer(&target.id.module).in_file(base.path());
+        if !whole || !fits {
+            return Err(named(Error::mismatch(format!(
+                "is padded to {shape:?} by an adapter, but '{}' of the checkpoint is {own:?}",
+                first.name
+            ))));
+        }
+        let data = pad_bytes(first.view.data, first.view.dtype.size(), own, shape);
+        all.insert(first.name.to_owned(), Padded { shape: shape.clone(), data });
+    }
+    Ok(all)
+}
+
 /// Which rows of the checkpoint's tensor a target's rows from `first` on are added to.
-fn windows(parameter: &Parameter<'_>, first: usize) -> Vec<Window> {
-    let (start, rows) = (parameter.rows.start, parameter.rows.len());
-    if !parameter.swapped {
+fn windows(rows: &Range<usize>, swapped: bool, first: usize) -> Vec<Window> {
+    let (start, rows) = (rows.start, rows.len());
+    if !swapped {
         return vec![Window { tensor: start, delta: first, len: rows }];
     }
     let half = rows / 2;

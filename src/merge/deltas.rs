@@ -30,7 +30,7 @@ impl Merge {
     pub fn deltas(&self, watch: Watch<'_>, mut take: impl FnMut(MergedDelta) -> Result<()>) -> Result<()> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = self.sites()?;
-        let context = self.context(&run, &sites)?;
+        let context = Context { is_dense: true, ..self.context(&run, &sites)? };
         run.stage("merging");
         run.for_each(
             &sites,

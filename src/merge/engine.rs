@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::plan::{Site, Target};
 use super::{Progress, Watch};
+use crate::adapter::Layer;
 use crate::compute::gate::Gate;
 use crate::error::{Error, Result};
 
@@ -177,7 +178,7 @@ impl Work for Site<'_> {
     fn working_set(&self) -> u64 {
         let of_target = |target: &Target<'_>| {
             let layers = target.sources.iter().flat_map(|source| source.layers());
-            let numbers: usize = layers.map(|layer| layer.numbers).sum();
+            let numbers: usize = layers.map(Layer::expanded).sum();
             let (m, n) = (target.shape.rows, target.shape.cols);
             numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
         };

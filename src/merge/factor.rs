@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use faer::Mat;
 
 use super::plan::{Part, Source, Target};
-use super::strategy::{Facts, Strategy};
+use super::strategy::{Facts, Weigh};
 use super::{Input, engine};
 use crate::adapter::NewTensor;
 use crate::error::{Error, Result};
@@ -95,7 +95,7 @@ pub(super) fn key_shares(
 pub(super) fn merge(
     target: &Target<'_>,
     inputs: &[Input],
-    strategy: &dyn Strategy,
+    strategy: &dyn Weigh,
     shares: &KeyShares,
     dtype: Dtype,
 ) -> Result<Vec<NewTensor>> {

@@ -176,7 +176,11 @@ fn sampled_curves(
         sites.iter().map(|(site, count)| (site, *count)).unzip();
     let of_site = |site: &&Site<'_>| {
         let of_target = |target: &Target<'_>| context.curves::<f32>(target, fit, bound);
-        site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
+        site.targets
+            .iter()
+            .filter(|target| !context.is_own(target))
+            .map(of_target)
+            .collect::<Result<Vec<_>>>()
     };
     let found = run.map(&only, of_site)?;
     let sample = |(targets, count): (Vec<(Vec<Curve>, f64)>, usize)| {

@@ -111,6 +111,8 @@ pub(super) fn network(stored: &Stored) -> [(&'static str, String); 4] {
         ["LoRA"] => "lora",
         ["LoHa"] => "loha",
         ["LoKr"] => "lokr",
+        ["IA3"] => "ia3",
+        ["GLoRA"] => "glora",
         ["Full"] | [] => "full",
         _ => "mixed",
     };

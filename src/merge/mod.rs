@@ -15,8 +15,11 @@ mod keep;
 mod labels;
 mod naming;
 pub mod options;
+mod own;
 mod plan;
 pub mod recipe;
+mod rule;
+mod spaces;
 mod store;
 pub mod strategy;
 
@@ -26,14 +29,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::adapter::{Adapter, Family, NewTensor, Param, stored_delta, with_letters};
+use crate::adapter::{
+    Adapter, Configured, Family, NewTensor, Param, config as peft_config, config_beside, peft_metadata,
+    stored_delta, with_letters,
+};
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
 use crate::fit::certificate::Certificate;
 use crate::fit::{Bound, FitOptions, Fitter, Format, Purpose, budget};
+use crate::model::Naming;
 use crate::report::{LayerReport, Report};
-use crate::tensor::{Dtype, Real, encode};
+use crate::tensor::{Dtype, Real, TensorView, encode};
 
 pub use blocks::BlockWeights;
 pub use deltas::MergedDelta;
@@ -44,7 +51,7 @@ use naming::Namer;
 use plan::{Merged, Shares, Site, Target};
 use recipe::Recipe;
 use store::Place;
-use strategy::Strategy;
+use strategy::{MergeSpace, Rule};
 
 /// An adapter and its weight.
 #[derive(Clone, Debug)]
@@ -85,7 +92,9 @@ pub struct Merge {
 struct Context<'a> {
     inputs: &'a [Input],
     options: &'a Options,
-    strategy: Box<dyn Strategy>,
+    rule: Rule,
+    /// Whether the merged deltas are wanted entry by entry, so that they need no low rank.
+    is_dense: bool,
     /// Whether low-rank factors are called `lora_A` and `lora_B`.
     letters: bool,
     shares: Shares,
@@ -102,14 +111,25 @@ struct Piece {
     layers: Vec<(LayerReport, Certificate)>,
     /// The most that the strategy scaled one of the layers by.
     scaled: f64,
+    /// What PEFT's configuration says of the layer, beside the tensors.
+    configured: Vec<Configured>,
     /// Whether a difference is stored flat because nobody knows its kernel.
     flat: bool,
+}
+
+/// A run's results.
+struct Ran<W> {
+    sink: W,
+    report: Report,
+    /// PEFT's configuration, where the output has its names.
+    config: Option<String>,
 }
 
 /// What there is to say of all sites, once they are written.
 #[derive(Default)]
 struct Body {
     stored: labels::Stored,
+    configured: Vec<Configured>,
     layers: Vec<(LayerReport, Certificate)>,
     warnings: Vec<String>,
 }
@@ -209,13 +229,18 @@ impl Merge {
 
     /// Merges into a file, which appears under its name only when it is whole. An input may be the output. The name's
     /// ending says the format, see [`FileKind::of_name`]; a PyTorch file has no metadata, so that the recipe is in
-    /// the report alone.
+    /// the report alone. One with PEFT's names that is called `adapter_model` gets an `adapter_config.json` beside it.
     ///
     /// # Errors
     /// Whatever is wrong with inputs, options or the disk; nothing is left behind then.
     pub fn run_to(&self, path: &Path, watch: Watch<'_>) -> Result<Report> {
         let file = AtomicFile::create(path)?;
-        let (file, mut report) = self.run(file, Some(path), watch)?;
+        let Ran { sink: file, mut report, config } = self.run(file, Some(path), watch)?;
+        if let (Some(beside), Some(config)) = (config_beside(path), config) {
+            let mut file = AtomicFile::create(&beside)?;
+            file.write_all(config.as_bytes()).map_err(|error| Error::io(&error, "write", &beside))?;
+            file.commit()?;
+        }
         file.commit()?;
         report.output = Some(path.to_owned());
         Ok(report)
@@ -226,16 +251,11 @@ impl Merge {
     /// # Errors
     /// Whatever is wrong with inputs or options.
     pub fn run_in_memory(&self, watch: Watch<'_>) -> Result<(Vec<u8>, Report)> {
-        let (cursor, report) = self.run(Cursor::new(Vec::new()), None, watch)?;
-        Ok((cursor.into_inner(), report))
+        let Ran { sink, report, .. } = self.run(Cursor::new(Vec::new()), None, watch)?;
+        Ok((sink.into_inner(), report))
     }
 
-    fn run<W: Read + Write + Seek>(
-        &self,
-        sink: W,
-        path: Option<&Path>,
-        watch: Watch<'_>,
-    ) -> Result<(W, Report)> {
+    fn run<W: Read + Write + Seek>(&self, sink: W, path: Option<&Path>, watch: Watch<'_>) -> Result<Ran<W>> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = self.sites()?;
         let context = self.context(&run, &sites)?;
@@ -260,9 +280,30 @@ impl Merge {
             (Some(path), Some(_)) => e.in_file(path),
             _ => e,
         });
-        let Body { stored, layers, warnings } = body?;
+        let Body { stored, configured, layers, mut warnings } = body?;
         let recipe = recipe.map_err(|_| Error::internal("the inputs could not be hashed"))?;
-        let (sink, finished) = writer.finish(self.metadata(&recipe, &stored, path))?;
+        let mut metadata = self.metadata(&recipe, &stored, path);
+        let mut config = None;
+        match self.namer().naming() {
+            Naming::Diffusers => {
+                metadata.extend(peft_metadata(&configured).map(|(key, json)| (key.to_owned(), json)));
+            }
+            Naming::Peft => {
+                let families: Vec<_> = stored.families.iter().copied().collect();
+                config = match families[..] {
+                    ["LoRA"] => Some(peft_config(false, &configured)),
+                    ["LoHa"] => Some(peft_config(true, &configured)),
+                    _ => None,
+                };
+                warnings.extend(config.is_none().then(|| {
+                    "lycomerge writes configurations of PEFT for files that are LoRA or LoHa throughout, and there is \
+                     none for this one; --format lora makes such a file"
+                        .to_owned()
+                }));
+            }
+            Naming::Kohya | Naming::Comfy => {}
+        }
+        let (sink, finished) = writer.finish(metadata)?;
 
         let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
         let direction =
@@ -282,7 +323,7 @@ impl Merge {
                 self.inputs.iter().flat_map(|i| i.adapter.warnings().to_vec()).chain(warnings),
             ),
         };
-        Ok((sink, report))
+        Ok(Ran { sink, report, config })
     }
 
     /// Merges every site and streams it into `writer`.
@@ -314,6 +355,7 @@ impl Merge {
                     body.stored.ranks.extend(layer.rank);
                 }
                 body.layers.extend(piece.layers);
+                body.configured.extend(piece.configured);
                 scaled.extend((piece.scaled > MUCH).then(|| (piece.scaled, site.module.clone())));
                 flat.extend(piece.flat.then(|| site.module.clone()));
                 Ok(())
@@ -373,11 +415,17 @@ impl Merge {
                 key_shares = factor::key_shares(run, &self.inputs, sites)?;
             }
         }
-        let strategy = (row.make)(options);
+        let rule = row.rule(&options.settings, self.inputs.len())?;
+        if options.space == Space::Factor && rule.weighs().is_none() {
+            let message =
+                format!("space factor and strategy {} can't be used together: it needs deltas", row.name);
+            return Err(Error::option(message));
+        }
         Ok(Context {
             inputs: &self.inputs,
             options,
-            strategy,
+            rule,
+            is_dense: options.format == Format::Full,
             letters: self.namer().letters,
             shares,
             key_shares,
@@ -433,7 +481,14 @@ impl Merge {
     /// What a file takes besides the factors: the header with its length, and an alpha per target. Each site
     /// comes with how many it stands for.
     fn overhead<'s>(&self, sites: impl Iterator<Item = (&'s Site<'s>, usize)>, kind: FileKind) -> usize {
-        let alphas = |site: &Site<'_>| site.targets.len() * self.options.dtype.size();
+        // And what is stored as it comes, without a fit whose size could be foretold.
+        let own = |target: &Target<'_>| match target.needs_base {
+            true => target.sources.iter().flat_map(|source| source.layers()).map(|layer| layer.numbers).sum(),
+            false => 0,
+        };
+        let alphas = |site: &Site<'_>| {
+            site.targets.iter().map(|target| 1 + own(target)).sum::<usize>() * self.options.dtype.size()
+        };
         let of_sites: usize =
             sites.map(|(site, count)| (header_entries(site, kind, false) + alphas(site)) * count).sum();
         of_sites + self.header_rest() + 16
@@ -498,17 +553,28 @@ impl Context<'_> {
     }
 
     fn merged<T: Real>(&self, target: &Target<'_>) -> Result<Merged<T>> {
-        target.merge(self.inputs, &*self.strategy, &self.shares)
+        match &self.rule {
+            Rule::Weights(rule) => target.merge(self.inputs, &**rule, &self.shares),
+            other => self.ruled(target, other),
+        }
     }
 
     fn piece(&self, site: &Site<'_>, bound: Bound) -> Result<Piece> {
-        let mut piece = Piece { tensors: Vec::new(), layers: Vec::new(), scaled: 1.0, flat: false };
+        let mut piece = Piece {
+            tensors: Vec::new(),
+            layers: Vec::new(),
+            scaled: 1.0,
+            configured: Vec::new(),
+            flat: false,
+        };
         for target in &site.targets {
             match self.options.dtype {
                 _ if self.options.keep => self.keep(target, &mut piece)?,
+                _ if self.is_own(target) => self.add_own(target, &mut piece)?,
                 Dtype::F32 | Dtype::F64 => self.add::<f64>(target, bound, &mut piece)?,
                 _ => self.add::<f32>(target, bound, &mut piece)?,
             }
+            piece.tensors.extend(target.reshape.as_deref().map(NewTensor::reshape));
         }
         piece.tensors.sort_by_key(|tensor| tensor.suffix);
         Ok(piece)
@@ -529,7 +595,8 @@ impl Context<'_> {
             }
             Space::Factor => {
                 let dtype = self.options.dtype;
-                let tensors = factor::merge(target, self.inputs, &*self.strategy, &self.key_shares, dtype)?;
+                let rule = self.rule.weighs().ok_or_else(|| Error::internal("no weights"))?;
+                let tensors = factor::merge(target, self.inputs, rule, &self.key_shares, dtype)?;
                 let certificate = Certificate::of(&stored_delta(&tensors)?, &joint);
                 (target.family(), tensors, certificate)
             }
@@ -537,6 +604,9 @@ impl Context<'_> {
         piece.scaled = piece.scaled.max(merged.scaled);
         piece.flat |= family == Family::Full && target.has_unknown_kernel();
         self.report(target, family, tensors, certificate, merged.coefficients, piece);
+        if let Some((report, _)) = piece.layers.last_mut() {
+            report.space = merged.space.map(MergeSpace::name);
+        }
         Ok(())
     }
 
@@ -550,6 +620,7 @@ impl Context<'_> {
         coefficients: Vec<f64>,
         piece: &mut Piece,
     ) {
+        piece.configured.extend(configured(&target.id.module, &tensors));
         let tensors = if self.letters { with_letters(tensors) } else { tensors };
         let report = LayerReport {
             inputs: target.sources.iter().map(|source| source.input).collect(),
@@ -561,7 +632,19 @@ impl Context<'_> {
     }
 }
 
-/// What a site takes of the header at most, or of what a file of another kind has instead: up to four tensors for a
+/// What there is to say of the tensors of a LoRA or LoHa beside them.
+fn configured(module: &str, tensors: &[NewTensor]) -> Option<Configured> {
+    let find = |suffix: &str| tensors.iter().find(|tensor| tensor.suffix == suffix);
+    let rank = find(".lora_down.weight").or_else(|| find(".hada_w1_b"))?.shape[0];
+    let alpha = find(".alpha").map(|alpha| {
+        let view = TensorView { dtype: alpha.dtype, shape: &alpha.shape, data: &alpha.data };
+        view.to_reals::<f64>()[0]
+    });
+    let alpha = alpha.unwrap_or(rank as f64);
+    Some(Configured { module: module.to_owned(), rank, alpha, has_cores: find(".hada_t1").is_some() })
+}
+
+/// What a site takes of the header at most, or of what a file of another kind has instead: up to five tensors for a
 /// weight and one for a bias.
 fn header_entries(site: &Site<'_>, kind: FileKind, keep: bool) -> usize {
     // As they are, and an alpha.
@@ -571,10 +654,12 @@ fn header_entries(site: &Site<'_>, kind: FileKind, keep: bool) -> usize {
     };
     let of_target = |target: &Target<'_>| match target.id.param {
         _ if keep => kept(target),
+        Param::Weight if target.needs_base => 5,
         Param::Weight if target.shape.dims != crate::adapter::Dims::Vector => 4,
         _ => 1,
     };
-    let tensors: usize = site.targets.iter().map(of_target).sum();
+    let of_shape = |target: &Target<'_>| usize::from(target.reshape.is_some());
+    let tensors: usize = site.targets.iter().map(|target| of_target(target) + of_shape(target)).sum();
     tensors * kind.entry_bound(site.module.len() + ".lora_down.weight".len())
 }
 

@@ -43,6 +43,11 @@ impl Namer {
         Self { dialect, renames: naming.is_some(), lenient: false, letters }
     }
 
+    /// The naming that it is, or is most like.
+    pub(super) fn naming(&self) -> Naming {
+        self.dialect.naming()
+    }
+
     /// Any names, for outputs that have none.
     pub(super) fn any(inputs: &[Input]) -> Self {
         Self { lenient: true, ..Self::new(inputs, None) }
@@ -213,15 +218,24 @@ impl<'a> Group<'a> {
             let named = |e: Error| e.in_layer(&member.id.module).in_file(inputs[member.input].adapter.path());
             let (count, windows) = place(member.rows, rows, member.layer.shape.rows).map_err(named)?;
             let shape = WeightShape { rows: count, ..member.layer.shape.clone() };
-            let norm = member.layer.family == Family::Norm;
             let target = target.get_or_insert_with(|| Target {
                 id: id.clone(),
                 shape: shape.clone(),
-                norm,
+                norm: false,
+                needs_base: false,
+                reshape: None,
                 sources: Vec::new(),
             });
+            if member.layer.reshape.is_some() && windows.is_some() {
+                return Err(named(Error::unsupported(
+                    "pads the model's weight, which can't be done to some of its rows; name modules as this file does",
+                )));
+            }
+            let needs_base = inputs[member.input].adapter.lacks_base(member.layer);
+            target.add_need(member.layer.family, needs_base).map_err(named)?;
             target.shape = target.shape.join(&shape).map_err(named)?;
-            target.norm |= norm;
+            target.norm |= member.layer.family == Family::Norm;
+            target.reshape = target.reshape.take().or_else(|| member.layer.reshape.clone());
             let part = Part { id: member.id, layer: member.layer, windows };
             match target.sources.last_mut().filter(|source| source.input == member.input) {
                 Some(source) => source.parts.push(part),

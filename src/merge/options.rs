@@ -5,7 +5,7 @@ use crate::fit::{Bound, FitOptions, Format, RankRule, budget};
 use crate::model::Naming;
 use crate::tensor::Dtype;
 
-use super::strategy;
+use super::strategy::{self, Given};
 
 /// Where the arithmetic happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +32,8 @@ pub enum Quality {
 pub struct Options {
     /// The strategy's name.
     pub strategy: String,
-    /// `weighted_average` divides the weights by their sum.
-    pub normalize: bool,
-    /// The largest entry of each layer after `min_max_norm`.
-    pub norm_threshold: f64,
+    /// The strategy's parameters that were set.
+    pub settings: Given,
     /// Where the arithmetic happens.
     pub space: Space,
     /// What to store.
@@ -78,8 +76,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             strategy: "weighted_sum".to_owned(),
-            normalize: false,
-            norm_threshold: 1.0,
+            settings: Given::new(),
             space: Space::Delta,
             format: Format::Auto,
             keep: false,
@@ -127,7 +124,7 @@ pub static ALL: [Row; 20] = [
         name: "strategy",
         value: Some("NAME"),
         default: "weighted_sum",
-        help: "How deltas are combined: weighted_sum, weighted_average, layer_adaptive, smart_fusion, min_max_norm",
+        help: "How deltas are combined: the name of a strategy",
         set: |o, v| strategy::by_name(v).map(|row| o.strategy = row.name.to_owned()),
     },
     Row {
@@ -135,14 +132,14 @@ pub static ALL: [Row; 20] = [
         value: None,
         default: "false",
         help: "Divide the weights of weighted_average by their sum",
-        set: |o, v| switch(v).map(|x| o.normalize = x),
+        set: |o, v| switch(v).map(|x| o.set_parameter("normalize", &x.to_string())),
     },
     Row {
         name: "norm-threshold",
         value: Some("X"),
         default: "1",
         help: "The largest entry of each layer after min_max_norm",
-        set: |o, v| positive(v).map(|x| o.norm_threshold = x),
+        set: |o, v| positive(v).map(|x| o.set_parameter("norm_threshold", &x.to_string())),
     },
     Row {
         name: "space",
@@ -296,18 +293,31 @@ pub static ALL: [Row; 20] = [
 ];
 
 impl Options {
-    /// Sets an option by name; `_` and `-` are the same, and a switch takes `true` or `false`.
+    /// Sets an option, or a parameter of a strategy, by name; `_` and `-` are the same, and a switch takes `true` or
+    /// `false`. Whether the strategy has the parameter is told when the options are [checked](Self::check).
     ///
     /// # Errors
     /// An unknown name or a value that the option doesn't take; the message says what it takes.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let wanted = name.replace('_', "-");
+        let parameter = name.replace('-', "_");
+        let mut parameters = strategy::ALL.iter().flat_map(|row| row.parameters);
+        if ALL.iter().all(|row| row.name != wanted) && parameters.any(|known| known.name == parameter) {
+            self.set_parameter(&parameter, value);
+            return Ok(());
+        }
         let row = ALL.iter().find(|row| row.name == wanted).ok_or_else(|| {
             let names: Vec<_> = ALL.iter().map(|row| row.name).collect();
             Error::option(format!("unknown option '{name}'; the options are {}", names.join(", ")))
         })?;
         (row.set)(self, value)
             .map_err(|e| Error::new(e.kind(), format!("option {}: {}", row.name, e.message())))
+    }
+
+    /// Sets a parameter of the strategy; `_` and `-` are the same. Whether it has that, and takes the value, is told when
+    /// the options are [checked](Self::check).
+    pub fn set_parameter(&mut self, name: &str, value: &str) {
+        self.settings.insert(name.replace('-', "_"), value.to_owned());
     }
 
     /// The name of what is stored.
@@ -350,8 +360,9 @@ impl Options {
     /// Refuses combinations that contradict each other.
     ///
     /// # Errors
-    /// Says which two options can't be used together.
+    /// Says which two options can't be used together, and what the strategy's parameters are.
     pub fn check(&self) -> Result<()> {
+        strategy::Settings::new(strategy::by_name(&self.strategy)?, &self.settings)?;
         let clash = |a: &str, b: &str, why: &str| {
             Err(Error::option(format!("{a} and {b} can't be used together: {why}")))
         };
@@ -496,7 +507,7 @@ mod tests {
             assert!(error.message().starts_with("option") || error.message().contains('?'), "{error}");
         }
         options.set("norm_threshold", "0.5").unwrap();
-        assert_eq!(options.norm_threshold, 0.5);
+        assert_eq!(options.settings["norm_threshold"], "0.5");
         assert!(options.set("colour", "red").unwrap_err().message().contains("max-size"));
     }
 

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::naming::{self, Namer};
-use super::strategy::{Facts, Strategy};
+use super::strategy::{Facts, MergeSpace, Weigh};
 use super::{Input, engine};
 use crate::adapter::{Dims, Family, Layer, LayerId, Param, WeightShape};
 use crate::delta::{Delta, Window, gram};
@@ -20,6 +20,10 @@ pub(super) struct Target<'a> {
     pub(super) shape: WeightShape,
     /// Whether an input stores it as a norm layer's difference.
     pub(super) norm: bool,
+    /// Whether an effect can't be told, because it depends on a base model and the input was opened without.
+    pub(super) needs_base: bool,
+    /// What the model's weight is padded to first, if an input says so.
+    pub(super) reshape: Option<Vec<usize>>,
     /// What the inputs that change it do, in their order.
     pub(super) sources: Vec<Source<'a>>,
 }
@@ -55,6 +59,8 @@ pub(super) struct Merged<T: Real> {
     pub(super) coefficients: Vec<f64>,
     /// What the strategy scaled the sum by, beyond its coefficients.
     pub(super) scaled: f64,
+    /// The space that entries were merged in, where they were.
+    pub(super) space: Option<MergeSpace>,
 }
 
 /// The sites of all inputs, in the order in which their tensors stand in a file.
@@ -78,7 +84,7 @@ pub(super) fn shares(run: &engine::Run<'_>, inputs: &[Input], sites: &[Site<'_>]
         let norm = |target: &Target<'_>| -> Result<(LayerId, Vec<f64>)> {
             let mut norms = vec![0.0; inputs.len()];
             for source in &target.sources {
-                norms[source.input] = gram::norm(&target.read::<f32>(inputs, source)?);
+                norms[source.input] = gram::norm(&target.read::<f32>(inputs, source, 1.0)?);
             }
             Ok((target.id.clone(), norms))
         };
@@ -112,45 +118,84 @@ impl Source<'_> {
 }
 
 impl Target<'_> {
+    /// Takes note of a layer whose effect can't be told.
+    ///
+    /// # Errors
+    /// It is of another family than what is there.
+    pub(super) fn add_need(&mut self, family: Family, needs_base: bool) -> Result<()> {
+        let mut others = self.sources.iter().flat_map(Source::layers).map(|layer| layer.family);
+        self.needs_base |= needs_base;
+        match others.find(|other| self.needs_base && *other != family) {
+            None => Ok(()),
+            Some(other) => Err(Error::unsupported(format!(
+                "is {family} here and {other} in an earlier input; these can only be merged with the base model (--base)"
+            ))),
+        }
+    }
+
     /// How the first input stores it.
     pub(super) fn family(&self) -> Family {
         self.sources[0].parts[0].layer.family
     }
 
-    /// What a source does, before block weights.
-    pub(super) fn read<T: Real>(&self, inputs: &[Input], source: &Source<'_>) -> Result<Delta<T>> {
-        self.read_weighed(inputs, source, |_| 1.0)
+    /// What a source does at a strength, before block weights.
+    pub(super) fn read<T: Real>(
+        &self,
+        inputs: &[Input],
+        source: &Source<'_>,
+        strength: f64,
+    ) -> Result<Delta<T>> {
+        self.read_weighed(inputs, source, |_| strength)
     }
 
-    /// What a source does, its layers multiplied each with its own factor.
+    /// What a source does, every layer of it at its own strength.
     fn read_weighed<T: Real>(
         &self,
         inputs: &[Input],
         source: &Source<'_>,
-        factor: impl Fn(&str) -> f64,
+        strength: impl Fn(&str) -> f64,
     ) -> Result<Delta<T>> {
         let adapter = &inputs[source.input].adapter;
         let read = |part: &Part<'_>| -> Result<Delta<T>> {
-            let delta = adapter.delta::<T>(part.id, part.layer)?;
+            let delta = adapter.delta_at::<T>(strength(&part.id.module), part.id, part.layer)?;
             Ok(part.windows.as_ref().map_or_else(|| delta.clone(), |w| delta.placed(w, self.shape.rows)))
         };
         let mut sum = Delta::zero(self.shape.rows, self.shape.cols);
         for part in &source.parts {
-            sum.add_scaled(factor(&part.id.module), &read(part)?);
+            sum.add_scaled(1.0, &read(part)?);
         }
         Ok(sum)
+    }
+
+    /// The weights of all inputs, and which of them have the layer.
+    pub(super) fn weights(&self, inputs: &[Input]) -> (Vec<f64>, Vec<usize>) {
+        let weights = inputs.iter().map(|input| input.weight).collect();
+        (weights, self.sources.iter().map(|source| source.input).collect())
+    }
+
+    /// One coefficient per source.
+    pub(super) fn coefficients(&self, strategy: &dyn Weigh, facts: &Facts<'_>) -> Result<Vec<f64>> {
+        let all = strategy.coefficients(facts);
+        let coefficients: Vec<f64> = facts.present.iter().map(|index| all[*index]).collect();
+        match coefficients.iter().find(|c| !c.is_finite()) {
+            None => Ok(coefficients),
+            Some(bad) => {
+                let message =
+                    format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
+                Err(Error::value(message).in_layer(&self.id.module))
+            }
+        }
     }
 
     /// The merged delta by `strategy`.
     pub(super) fn merge<T: Real>(
         &self,
         inputs: &[Input],
-        strategy: &dyn Strategy,
+        strategy: &dyn Weigh,
         shares: &Shares,
     ) -> Result<Merged<T>> {
-        let weights: Vec<f64> = inputs.iter().map(|input| input.weight).collect();
-        let present: Vec<usize> = self.sources.iter().map(|source| source.input).collect();
-        let read = |source: &Source<'_>| self.read::<T>(inputs, source);
+        let (weights, present) = self.weights(inputs);
+        let read = |source: &Source<'_>| self.read::<T>(inputs, source, 1.0);
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
             true => self.sources.iter().map(read).collect::<Result<_>>()?,
@@ -164,22 +209,18 @@ impl Target<'_> {
             make_gram: &|| gram::gram(&deltas.iter().collect::<Vec<_>>()),
             gram: OnceCell::new(),
         };
-        let all = strategy.coefficients(&facts);
-        let mut coefficients: Vec<f64> = present.iter().map(|index| all[*index]).collect();
-        if let Some(bad) = coefficients.iter().find(|c| !c.is_finite()) {
-            let message = format!("the strategy gives the coefficient {bad}; are the weights' sums zero?");
-            return Err(Error::value(message).in_layer(&self.id.module));
-        }
+        let mut coefficients = self.coefficients(strategy, &facts)?;
         let mut delta = Delta::zero(self.shape.rows, self.shape.cols);
         let mut inherited = None;
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
+            let is_linear = source.layers().all(|layer| layer.family.is_linear());
             // Strategies look at what adapters do; block weights say how much of that is added.
-            match (&inputs[source.input].blocks, deltas.get(k)) {
+            match (&inputs[source.input].blocks, deltas.get(k).filter(|_| is_linear)) {
                 (None, Some(part)) => delta.add_scaled(*coefficient, part),
-                (None, None) => delta.add_scaled(*coefficient, &read(source)?),
-                (Some(blocks), _) => {
-                    let weighed = self.read_weighed(inputs, source, |module| blocks.factor(module))?;
-                    delta.add_scaled(*coefficient, &weighed);
+                (blocks, _) => {
+                    let factor = |module: &str| blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+                    let strength = |module: &str| coefficient * factor(module);
+                    delta.add_scaled(1.0, &self.read_weighed(inputs, source, strength)?);
                 }
             }
             if delta.is_crowded() {
@@ -188,7 +229,7 @@ impl Target<'_> {
             }
         }
         let scaled = scale_to_peak(&mut delta, &mut coefficients, strategy)?;
-        Ok(Merged { delta, inherited, coefficients, scaled })
+        Ok(Merged { delta, inherited, coefficients, scaled, space: None })
     }
 
     /// What is said where flat factors hide a convolution's kernel and the output needs it.
@@ -201,7 +242,7 @@ impl Target<'_> {
 fn scale_to_peak<T: Real>(
     delta: &mut Delta<T>,
     coefficients: &mut [f64],
-    strategy: &dyn Strategy,
+    strategy: &dyn Weigh,
 ) -> Result<f64> {
     let Some(wanted) = strategy.peak() else { return Ok(1.0) };
     delta.check_formable()?;

@@ -2,6 +2,7 @@
 //! bytes again from the same files.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use super::options::{Options, Quality, Space};
 use super::{BlockWeights, Input, strategy};
+use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 
 /// What was asked for.
@@ -40,16 +42,26 @@ pub struct RecipeInput {
     /// The user's block weights, as a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_weights: Option<String>,
+    /// The name of the model that it was opened with, where its effect depends on it: a checkpoint takes too long to
+    /// hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 impl Recipe {
     /// Reads every input for its hash, unless `stop` says that it isn't wanted any more; what is made then is nobody's.
     pub(super) fn of(inputs: &[Input], options: &Options, stop: &AtomicBool) -> Self {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let base = |adapter: &Adapter| {
+            let depends = adapter.layers().values().any(|layer| layer.family.needs_base());
+            adapter.base().filter(|_| depends).cloned()
+        };
         let input = |input: &Input| RecipeInput {
-            name: input.adapter.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: name(input.adapter.path()),
             sha256: input.adapter.file().sha256(stop).unwrap_or_default(),
             weight: input.weight,
             block_weights: input.blocks.as_ref().map(|blocks| blocks.text().to_owned()),
+            base: base(&input.adapter).map(|base| name(base.path())),
         };
         Self {
             inputs: inputs.iter().map(input).collect(),
@@ -69,10 +81,11 @@ pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
         Quality::Good => "good",
         Quality::Compact => "compact",
     };
-    let reads = |name| strategy::by_name(&options.strategy).is_ok_and(|row| row.options.contains(&name));
+    let parameters = strategy::by_name(&options.strategy).map_or(&[][..], |row| row.parameters);
+    let parameters = parameters
+        .iter()
+        .filter_map(|parameter| Some((parameter.name, options.settings.get(parameter.name)?.clone())));
     let all = [
-        ("normalize", (options.normalize && reads("normalize")).then(|| "true".to_owned())),
-        ("norm-threshold", reads("norm-threshold").then(|| options.norm_threshold.to_string())),
         ("quality", options.quality.map(|q| quality(q).to_owned())),
         ("tolerance", options.tolerance.map(|x| x.to_string())),
         ("rank", options.rank.map(|x| x.to_string())),
@@ -86,7 +99,7 @@ pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
         ("naming", options.naming.map(|naming| naming.name().to_owned())),
         ("skip-unknown", options.skip_unknown.then(|| "true".to_owned())),
     ];
-    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(parameters).collect()
 }
 
 /// The options of a recipe in JSON, the recipe itself or a report that has it, and the block weights of its inputs.

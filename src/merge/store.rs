@@ -69,7 +69,7 @@ pub(super) fn report(
     tensors: &[NewTensor],
     certificate: &Certificate,
 ) -> LayerReport {
-    let down = ["lora_down.weight", "lora_A.weight", "lokr_w2_b", "hada_w1_b"];
+    let down = ["lora_down.weight", "lora_A.weight", "lokr_w2_b", "hada_w1_b", ".a2.weight"];
     let rank = tensors.iter().find(|t| down.iter().any(|name| t.suffix.ends_with(name))).map(|t| t.shape[0]);
     LayerReport {
         name: id.module.clone(),
@@ -79,6 +79,7 @@ pub(super) fn report(
         rank,
         inputs: Vec::new(),
         coefficients: Vec::new(),
+        space: None,
         norm: certificate.norm,
         error: certificate.error(),
         direction_error: certificate.direction_error(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::name::{Identity, Rows, identify};
 use crate::error::{Error, Result};
 use crate::file::Container;
-use crate::tensor::{Real, TensorView};
+use crate::tensor::{Real, TensorView, all_finite};
 
 /// An opened model: one file, or several with an index.
 #[derive(Debug)]
@@ -36,6 +36,7 @@ struct Place {
 }
 
 /// A parameter of a checkpoint, or the outputs of it that a module stands for.
+#[derive(Clone, Debug)]
 pub struct Parameter<'a> {
     /// The whole tensor's name in its file.
     pub name: &'a str,
@@ -258,14 +259,17 @@ impl<'a> Parameter<'a> {
     }
 
     /// Its entries as a matrix, outputs by inputs and kernel; a vector is one column.
-    pub fn to_matrix<T: Real>(&self) -> Mat<T> {
-        let cols: usize = self.view.shape.iter().skip(1).product();
+    ///
+    /// # Errors
+    /// Those of [`scale`](Self::scale), and entries that are not finite.
+    pub fn to_matrix<T: Real>(&self) -> Result<Mat<T>> {
+        let (count, cols) = (self.rows.len(), self.view.shape.iter().skip(1).product());
         let mut numbers = Vec::new();
-        self.view.read_into(self.rows.start * cols..self.rows.end * cols, &mut numbers);
-        self.file.used(numbers.len() * self.view.dtype.size());
-        let (count, half) = (self.rows.len(), self.rows.len() / 2);
-        let row = |i: usize| if self.swapped { (i + half) % count } else { i };
-        Mat::from_fn(count, cols, |i, j| numbers[row(i) * cols + j])
+        self.read_rows(0..count, self.scale()?, &mut numbers);
+        if !all_finite(&numbers) {
+            return Err(Error::value("holds numbers that are not finite"));
+        }
+        Ok(Mat::from_fn(count, cols, |i, j| numbers[i * cols + j]))
     }
 }
 
@@ -343,12 +347,12 @@ mod tests {
             let model = Checkpoint::open(path).unwrap();
             let conv = identify("lora_unet_conv_in");
             assert_eq!(model.weight(&conv).unwrap().shape(), [4, 2, 3, 3]);
-            assert_eq!(model.bias(&conv).unwrap().to_matrix::<f64>()[(3, 0)], 3.0);
+            assert_eq!(model.bias(&conv).unwrap().to_matrix::<f64>().unwrap()[(3, 0)], 3.0);
             let attn = identify("lora_unet_mid_block_attn");
             let part = Identity { rows: Rows { start: 1, len: 1, of: 3, swapped: true }, ..attn };
             let part = model.weight(&part).unwrap();
             assert_eq!(part.shape(), [2, 2]);
-            assert_eq!(part.to_matrix::<f32>(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
+            assert_eq!(part.to_matrix::<f32>().unwrap(), faer::mat![[6.0, 7.0], [4.0, 5.0]]);
             assert!(model.weight(&identify("lora_unet_conv_out")).is_none());
         }
     }

@@ -97,6 +97,8 @@ pub struct Dialect {
     naming: Naming,
     dotted: bool,
     vocabulary: Vocabulary,
+    /// Whether names told the vocabulary.
+    is_told: bool,
     architecture: Option<Architecture>,
     /// Prefixes that aren't the naming's own.
     prefixes: BTreeMap<Component, String>,
@@ -109,6 +111,7 @@ impl Dialect {
             naming,
             dotted: naming != Naming::Kohya,
             vocabulary: naming.vocabulary(architecture),
+            is_told: false,
             architecture,
             prefixes: BTreeMap::new(),
         }
@@ -145,12 +148,20 @@ impl Dialect {
             std::cmp::Ordering::Less => Vocabulary::Diffusers,
             std::cmp::Ordering::Equal => naming.vocabulary(architecture),
         };
-        Self { naming, dotted, vocabulary, architecture, prefixes }
+        Self { naming, dotted, vocabulary, is_told: native != diffusers, architecture, prefixes }
     }
 
     /// The naming that it is, or is most like.
     pub fn naming(&self) -> Naming {
         self.naming
+    }
+
+    /// Whose words the denoiser's names are made of, if that is known: `native` or `diffusers`.
+    pub fn vocabulary(&self) -> Option<&'static str> {
+        self.is_told.then_some(match self.vocabulary {
+            Vocabulary::Native => "native",
+            Vocabulary::Diffusers => "diffusers",
+        })
     }
 
     /// The names of the modules that make up the weight that `module`, which another file calls `given`, is or is a

@@ -139,6 +139,15 @@ int main(int argc, char **argv) {
     CHECK(failure([&] { nothing.bake(scratch + "no model", scratch + "baked"); }) == LYCO_STATUS_IO);
     CHECK(failure([&] { nothing.bake(scratch + "saved.safetensors", scratch + "baked", 3); }) == LYCO_STATUS_MISMATCH);
 
+    // What depends on the model's weights is opened with the model, and may be baked into it.
+    const std::string model = adapters + "../base.safetensors", dora = adapters + "italic.doralokr.safetensors";
+    CHECK(failure([&] { Adapter::open(dora); }) == LYCO_STATUS_UNSUPPORTED);
+    Merge based;
+    based.add(Adapter::open(dora, false, model), 0.5);
+    CHECK(based.run().first.layer_count() == 97);
+    CHECK(based.bake(model, scratch + "baked").relative_error() < 1e-4);
+    CHECK(std::remove((scratch + "baked").c_str()) == 0);
+
     // The report by layer, and its recipe once more.
     CHECK(report.layer_count() == 97 && report.layer(0).name == kept.layer(0).name);
     Merge repeated;

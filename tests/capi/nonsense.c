@@ -54,7 +54,7 @@ static void opening(const char *adapters, const char *good) {
     FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_adapter_open(good, NULL, NULL, &error));
     FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_open(BAD_UTF8, NULL, &adapter, &error));
     FAILS(LYCO_STATUS_IO, lyco_adapter_open("", NULL, &adapter, &error));
-    FAILS(LYCO_STATUS_IO, lyco_adapter_open(adapters, NULL, &adapter, &error));
+    FAILS(LYCO_STATUS_FORMAT, lyco_adapter_open(adapters, NULL, &adapter, &error));
     FAILS(LYCO_STATUS_BAD_ARGUMENT,
           lyco_adapter_open(good, NULL, (lyco_adapter **)(void *)((char *)&adapter + 1), &error));
     CHECK(lyco_adapter_open(NULL, NULL, NULL, NULL) == LYCO_STATUS_NULL_PARAMETER);
@@ -94,6 +94,19 @@ static void opening(const char *adapters, const char *good) {
     FAILS(LYCO_STATUS_FORMAT, lyco_adapter_from_memory("x", bytes, 0, NULL, &adapter, &error));
     FAILS(LYCO_STATUS_FORMAT, lyco_adapter_from_memory("x", bytes, sizeof bytes, NULL, &adapter, &error));
     CHECK(adapter == UNTOUCHED);
+
+    options.skip_unknown = 0;
+    options.base = nowhere;
+    FAILS(LYCO_STATUS_IO, lyco_adapter_open(dora, &options, &adapter, &error));
+    options.base = BAD_UTF8;
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_adapter_open(dora, &options, &adapter, &error));
+    CHECK(adapter == UNTOUCHED);
+    options.base = in(adapters, "../base.safetensors");
+    MUST(lyco_adapter_open(dora, &options, &adapter, &error));
+    CHECK(lyco_adapter_layer_count(adapter) == 2);
+    lyco_adapter_free(adapter);
+    adapter = UNTOUCHED;
+    options.base = NULL;
 
     options.skip_unknown = 1;
     MUST(lyco_adapter_open(dora, &options, &adapter, &error));

@@ -8,12 +8,19 @@ Every folder of PEFT's has adapter_config.json and adapter_model.*, as saved by 
 what PEFT itself adds to each weight and bias, in float64, by the module's path.
 """
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.lora_base import _pack_dict_with_prefix
+from diffusers.loaders.lora_conversion_utils import (
+    _convert_kohya_flux_lora_to_diffusers,
+    _convert_non_diffusers_lora_to_diffusers,
+    _maybe_map_sgm_blocks_to_diffusers,
+)
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -51,13 +58,13 @@ def randomise(model):
             parameter.data = (drawn / 2).to(parameter.dtype)
 
 
-def deltas(model, prefix=""):
+def deltas(model, prefix="", adapter="default"):
     """What every adapted layer adds to its weight and its bias."""
     found = {}
     for name, layer in model.named_modules():
         if isinstance(layer, BaseTunerLayer):
             path = prefix + name.removeprefix("base_model.model.")
-            found[f"{path}.weight"] = layer.get_delta_weight("default").detach().double().contiguous()
+            found[f"{path}.weight"] = layer.get_delta_weight(adapter).detach().double().contiguous()
             if getattr(layer, "lora_bias", {}).get("default"):
                 bias = layer.lora_B["default"].bias * layer.scaling["default"]
                 found[f"{path}.bias"] = bias.detach().double().contiguous()
@@ -124,6 +131,63 @@ def diffusers():
     save_file(attentions, folder / "oldest.delta.safetensors")
 
 
+def flux():
+    """A block of each kind of Flux under kohya's names, and what diffusers makes of it: cut, swapped, scaled."""
+    torch.manual_seed(3)
+    state = {}
+
+    def add(module, outputs, inputs, alpha, rank=2):
+        state[f"lora_unet_{module}.lora_down.weight"] = torch.randn(rank, inputs).half()
+        state[f"lora_unet_{module}.lora_up.weight"] = torch.randn(outputs, rank).half()
+        state[f"lora_unet_{module}.alpha"] = torch.tensor(float(alpha)).half()
+
+    # diffusers takes the sizes of the real model for granted where it cuts.
+    hidden = 3072
+    for side in ["img", "txt"]:
+        add(f"double_blocks_0_{side}_attn_qkv", 12, 4, 1)
+        for name in ["attn_proj", "mlp_0", "mlp_2", "mod_lin"]:
+            add(f"double_blocks_0_{side}_{name}", 6, 4, 4)
+    add("single_blocks_0_linear1", 7 * hidden, 4, 1)
+    # Joined from parts: each has a rank of its own.
+    up = torch.zeros(12, 3)
+    for part in range(3):
+        up[4 * part : 4 * part + 4, part] = torch.randn(4)
+    add("double_blocks_1_img_attn_qkv", 12, 4, 3, rank=3)
+    state["lora_unet_double_blocks_1_img_attn_qkv.lora_up.weight"] = up.half()
+    for name in ["single_blocks_0_linear2", "single_blocks_0_modulation_lin", "img_in", "time_in_in_layer"]:
+        add(name, 6, 4, 1)
+    # diffusers forgets the alphas of these.
+    add("final_layer_adaLN_modulation_1", 8, 4, 2)
+    add("final_layer_linear", 6, 4, 2)
+    folder = OUT / "flux"
+    folder.mkdir()
+    save_file(state, folder / "kohya.safetensors")
+    converted = _convert_kohya_flux_lora_to_diffusers(dict(state))
+    save_file({name: tensor.clone() for name, tensor in converted.items()}, folder / "diffusers.safetensors")
+
+
+def sdxl():
+    """What diffusers calls SDXL's modules, by kohya's names: the first transformer block of every attention."""
+    shapes = (OUT.parent.parent.parent / "benches" / "shapes" / "sdxl.tsv").read_text().splitlines()[1:]
+    modules = [line.split("\t")[0] for line in shapes]
+    blocks = ("unet.input_blocks", "unet.middle_block", "unet.output_blocks", "te")
+    modules = [name for name in modules if name.startswith(blocks)]
+    modules = [name for name in modules if ".transformer_blocks." not in name or ".transformer_blocks.0." in name]
+    modules = [name for name in modules if ".layers." not in name or ".layers.7." in name]
+    modules = [f"lora_{name.replace('.', '_')}" for name in modules if name != "unet.input_blocks.0.0"]
+    state = {}
+    for number, module in enumerate(modules):
+        state[f"{module}.lora_down.weight"] = torch.tensor([[float(number)]])
+        state[f"{module}.lora_up.weight"] = torch.tensor([[-1.0 - number]])
+    found, _ = _convert_non_diffusers_lora_to_diffusers(
+        _maybe_map_sgm_blocks_to_diffusers(dict(state), SimpleNamespace(layers_per_block=2))
+    )
+    down = {int(tensor.item()): name for name, tensor in found.items() if tensor.item() >= 0}
+    up = {-1 - int(tensor.item()): name for name, tensor in found.items() if tensor.item() < 0}
+    rows = [[module, down[number], up[number]] for number, module in enumerate(modules)]
+    (OUT / "sdxl.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
@@ -146,6 +210,8 @@ def main():
     # As whole as its factors are, PEFT multiplies by alpha/r.
     peft("lokrwhole", LoKrConfig(r=16, alpha=3, target_modules=[*linear, "conv"], rank_pattern={"to_k": 32}))
     diffusers()
+    flux()
+    sdxl()
     for file in OUT.rglob("*.safetensors"):
         load_file(file)
 

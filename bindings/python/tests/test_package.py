@@ -96,6 +96,12 @@ class Package(unittest.TestCase):
                 lycomerge.merge([LOKR, LOHA], output=self.output, progress=True)
             self.assertIn("merging: 100%", shown.getvalue())
 
+    def test_names_are_those_that_are_asked_for(self) -> None:
+        there, _ = lycomerge.Merge(format="keep", naming="diffusers").add(LOKR).run()
+        self.assertTrue(all(layer.name.startswith("unet.") for layer in there.layers))
+        back, _ = lycomerge.Merge(format="keep", naming="kohya").add(there).run()
+        self.assertEqual([layer.name for layer in back.layers], [layer.name for layer in lycomerge.Adapter.open(LOKR).layers])
+
     def test_the_log_is_pythons(self) -> None:
         with self.assertLogs("lycomerge", "INFO") as heard:
             merge = lycomerge.Merge().add(LOKR)
@@ -104,6 +110,18 @@ class Package(unittest.TestCase):
         self.assertIn("LoKr of 97 layers", heard.output[0])
         with self.assertLogs("lycomerge", "WARNING"):
             lycomerge.Adapter.open(ADAPTERS / "invert.doralora.safetensors", skip_unknown=True)
+
+    def test_what_depends_on_the_models_weights_is_opened_with_the_model(self) -> None:
+        base = ADAPTERS.parent / "base.safetensors"
+        dora = lycomerge.Adapter.open(ADAPTERS / "italic.doralora.safetensors", base=base)
+        self.assertEqual({layer.family for layer in dora.layers}, {"DoRA"})
+        data = (ADAPTERS / "italic.doralora.safetensors").read_bytes()
+        self.assertEqual(len(lycomerge.Adapter.from_bytes(data, base=base).layers), 97)
+        truth = [dora.delta_norm(index) for index in range(97)]
+        merged, report = lycomerge.Merge(tolerance=0.001).add(dora, 2.0).run()
+        for index, norm in enumerate(truth):
+            self.assertAlmostEqual(merged.delta_norm(index) / norm, 2.0, places=2)
+        self.assertLessEqual(report.relative_error, 0.001)
 
     def test_ctrl_c_is_heard_in_the_log_too(self) -> None:
         with mock.patch("logging.Logger.log", side_effect=KeyboardInterrupt), self.assertRaises(KeyboardInterrupt):
@@ -131,6 +149,8 @@ started.wait()
         with self.assertRaises(lycomerge.UnsupportedError) as caught_dora:
             lycomerge.Adapter.open(ADAPTERS / "invert.doralora.safetensors")
         self.assertTrue(caught_dora.exception.layer)
+        with self.assertRaises(lycomerge.IoError):
+            lycomerge.Adapter.open(ADAPTERS / "invert.doralora.safetensors", base="no such file")
         with self.assertRaises(lycomerge.OptionError):
             lycomerge.Merge(colour="red")
         with self.assertRaises(lycomerge.OptionError):

@@ -1,15 +1,17 @@
 //! Layers on which the models agree weigh more: Σ wᵢ a Δᵢ with a = 1/(1 + ρ), ρ the mean elementwise variance
 //! across models over their mean elementwise second moment. Never normalised; alone, a = 1.
 
-use super::{Facts, Row, Strategy};
+use super::{ANY, Facts, Row, Rule, Weigh};
 
 pub(super) const ROW: Row = Row {
     name: "layer_adaptive",
     title: "Layer-adaptive",
     help: "the weighted sum, weaker in layers on which the models disagree",
     whole_file: false,
-    options: &[],
-    make: |_| Box::new(LayerAdaptive),
+    paper: "lycomerge's older scripts",
+    inputs: ANY,
+    parameters: &[],
+    make: |_| Rule::Weights(Box::new(LayerAdaptive)),
 };
 
 struct LayerAdaptive;
@@ -18,7 +20,7 @@ fn scaled(facts: &Facts<'_>, disagreement: f64) -> Vec<f64> {
     facts.weights.iter().map(|weight| weight / (1.0 + disagreement)).collect()
 }
 
-impl Strategy for LayerAdaptive {
+impl Weigh for LayerAdaptive {
     fn needs_gram(&self) -> bool {
         true
     }

@@ -1,20 +1,26 @@
 //! The table of strategies: how many deltas of one layer become one.
 //!
-//! A strategy gives one coefficient per model and sees no family and no entries: from weights, from the
-//! inner products of the layer's deltas, or from norms over the whole file, which are gathered in a first pass
-//! only where it asks for them. A new strategy is one file here and one row in [`ALL`].
+//! A strategy sees no family. Most give one coefficient per model: from weights, from the inner products of the layer's
+//! deltas, or from norms over the whole file ([`Weigh`]). Others look at single entries ([`Entrywise`]), or at the
+//! models' matrices in the spaces that all of them share ([`Spectral`]). A new strategy is one file here and one row in
+//! [`ALL`]; what people may set is data in its row.
 
 mod layer_adaptive;
 mod min_max_norm;
+mod parameter;
 mod smart_fusion;
 mod weighted;
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use faer::Mat;
 
-use super::options::Options;
 use crate::error::{Error, Result};
+
+pub use super::spaces::MergeSpace;
+
+pub use parameter::{Given, Kind, Parameter, Settings};
 
 /// What a strategy may know about a layer (in factor space: about a stored tensor).
 pub struct Facts<'a> {
@@ -50,8 +56,66 @@ impl Facts<'_> {
     }
 }
 
+/// How the deltas of a layer become one.
+pub enum Rule {
+    /// By one coefficient per model.
+    Weights(Box<dyn Weigh>),
+    /// Entry by entry, in a space that is chosen when it isn't said.
+    Entries(Box<dyn Entrywise>, Option<MergeSpace>),
+    /// By the models' matrices in their joint spaces.
+    Spectral(Box<dyn Spectral>),
+}
+
+impl Rule {
+    /// What weighs the deltas, if that is all.
+    pub fn weighs(&self) -> Option<&dyn Weigh> {
+        match self {
+            Self::Weights(rule) => Some(&**rule),
+            _ => None,
+        }
+    }
+}
+
+/// The entries of the models that have a layer, or of their matrices in a space.
+pub trait Sheets: Sync {
+    /// How many models.
+    fn count(&self) -> usize;
+
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize);
+
+    /// Writes rows of a model, row-major, over `tile` (`rows.len()` · columns numbers).
+    fn read(&self, model: usize, rows: Range<usize>, tile: &mut [f64]);
+}
+
+/// A rule on single entries, with what must be known of all entries first.
+pub trait Entrywise: Send + Sync {
+    /// Merges tile by tile, from the top, and hands the merged rows to `take`. `seed` is the layer's own, for rules that
+    /// throw dice: the same for any order of work.
+    ///
+    /// # Errors
+    /// Weights that mean nothing to the method.
+    fn merge(
+        &self,
+        models: &dyn Sheets,
+        weights: &[f64],
+        seed: u64,
+        take: &mut dyn FnMut(Range<usize>, &[f64]),
+    ) -> Result<()>;
+}
+
+/// A rule on the matrices of the models that have a layer, in spaces that all of them share: ΔWᵢ = L Mᵢ Rᵀ with
+/// orthonormal columns in L and R, whose order is by decreasing singular values of the models side by side.
+pub trait Spectral: Send + Sync {
+    /// The merged matrix in these spaces. `matrices` are of the models as they are, `weights` their weights.
+    ///
+    /// # Errors
+    /// Weights that mean nothing to the method.
+    fn merge(&self, matrices: &[Mat<f64>], weights: &[f64]) -> Result<Mat<f64>>;
+}
+
 /// How the deltas of a layer are weighed.
-pub trait Strategy: Send + Sync {
+pub trait Weigh: Send + Sync {
     /// One coefficient per model; those of models that lack the layer are not used.
     fn coefficients(&self, facts: &Facts<'_>) -> Vec<f64>;
 
@@ -79,24 +143,47 @@ pub struct Row {
     pub title: &'static str,
     /// What it does, in one line.
     pub help: &'static str,
+    /// Where it comes from: arXiv's number, or whose it is.
+    pub paper: &'static str,
     /// Whether it needs every layer's norms before the first coefficient.
     pub whole_file: bool,
-    /// The options that only some strategies read.
-    pub options: &'static [&'static str],
+    /// How many models it takes at least, and at most.
+    pub inputs: (usize, usize),
+    /// What can be set.
+    pub parameters: &'static [Parameter],
     /// Makes it.
-    pub make: fn(&Options) -> Box<dyn Strategy>,
+    pub make: fn(&Settings<'_>) -> Rule,
+}
+
+/// Any number of models, for [`Row::inputs`].
+const ANY: (usize, usize) = (1, usize::MAX);
+
+impl Row {
+    /// The strategy with these parameters, for so many models.
+    ///
+    /// # Errors
+    /// Parameters that it doesn't have or take, and fewer or more models than it is for.
+    pub fn rule(&self, given: &Given, inputs: usize) -> Result<Rule> {
+        let settings = Settings::new(self, given)?;
+        let (least, most) = self.inputs;
+        if inputs < least || inputs > most {
+            let takes = if least == most { least.to_string() } else { format!("{least} or more") };
+            return Err(Error::option(format!("{} takes {takes} models, and there are {inputs}", self.name)));
+        }
+        Ok((self.make)(&settings))
+    }
 }
 
 /// Every strategy.
-pub static ALL: [Row; 5] =
-    [weighted::SUM, weighted::AVERAGE, layer_adaptive::ROW, smart_fusion::ROW, min_max_norm::ROW];
+pub static ALL: &[&Row] =
+    &[&weighted::SUM, &weighted::AVERAGE, &layer_adaptive::ROW, &smart_fusion::ROW, &min_max_norm::ROW];
 
 /// The row of a name.
 ///
 /// # Errors
 /// An unknown name; the message lists the known ones.
 pub fn by_name(name: &str) -> Result<&'static Row> {
-    ALL.iter().find(|row| row.name == name).ok_or_else(|| {
+    ALL.iter().copied().find(|row| row.name == name).ok_or_else(|| {
         let names: Vec<_> = ALL.iter().map(|row| row.name).collect();
         Error::option(format!("unknown strategy '{name}'; use one of {}", names.join(", ")))
     })
@@ -108,7 +195,7 @@ mod tests {
 
     fn coefficients(
         name: &str,
-        options: &Options,
+        options: &Given,
         weights: &[f64],
         present: &[usize],
         deltas: &[&[f64]],
@@ -121,7 +208,10 @@ mod tests {
         };
         let entries = deltas[present[0]].len();
         let facts = Facts { weights, present, entries, shares, make_gram: &gram, gram: OnceCell::new() };
-        (by_name(name).unwrap().make)(options).coefficients(&facts)
+        match by_name(name).unwrap().rule(options, weights.len()).unwrap() {
+            Rule::Weights(rule) => rule.coefficients(&facts),
+            _ => panic!("{name} has no coefficients"),
+        }
     }
 
     #[test]
@@ -135,42 +225,35 @@ mod tests {
         });
         let second = mean(&|j| at(j).iter().map(|x| x * x).sum::<f64>() / 3.0);
         let a = 1.0 / (1.0 + variance / second);
-        let got =
-            coefficients("layer_adaptive", &Options::default(), &[0.5, -1.0, 2.0], &[0, 1, 2], &deltas, &[]);
+        let got = coefficients("layer_adaptive", &Given::new(), &[0.5, -1.0, 2.0], &[0, 1, 2], &deltas, &[]);
         for (got, want) in got.iter().zip([0.5 * a, -a, 2.0 * a]) {
             assert!((got - want).abs() < 1e-12, "{got} {want}");
         }
-        let alone = coefficients("layer_adaptive", &Options::default(), &[0.7, 1.0], &[0], &deltas[..2], &[]);
+        let alone = coefficients("layer_adaptive", &Given::new(), &[0.7, 1.0], &[0], &deltas[..2], &[]);
         assert_eq!(alone[0], 0.7);
     }
 
     #[test]
     fn smart_fusion_weighs_by_the_share_of_the_layer_and_counts_absent_models() {
         let deltas: [&[f64]; 3] = [&[1.0], &[1.0], &[1.0]];
-        let got = coefficients(
-            "smart_fusion",
-            &Options::default(),
-            &[1.0, 0.5, 2.0],
-            &[0, 1],
-            &deltas,
-            &[0.2, 0.1, 0.0],
-        );
+        let got =
+            coefficients("smart_fusion", &Given::new(), &[1.0, 0.5, 2.0], &[0, 1], &deltas, &[0.2, 0.1, 0.0]);
         let b = [1.2, 0.55, 1.0];
         let sum: f64 = b.iter().sum();
         for (i, weight) in [1.0, 0.5].iter().enumerate() {
             assert!((got[i] - b[i] / sum * weight).abs() < 1e-12);
         }
         let cancelled =
-            coefficients("smart_fusion", &Options::default(), &[1.0, -3.0], &[0, 1], &deltas, &[0.1, 0.1]);
+            coefficients("smart_fusion", &Given::new(), &[1.0, -3.0], &[0, 1], &deltas, &[0.1, 0.1]);
         assert_eq!(cancelled, [1.0, -3.0]);
     }
 
     #[test]
     fn weighted_average_divides_only_when_asked() {
         let deltas: [&[f64]; 2] = [&[1.0], &[2.0]];
-        let normalize = Options { normalize: true, ..Options::default() };
+        let normalize = Given::from([("normalize".to_owned(), "true".to_owned())]);
         assert_eq!(
-            coefficients("weighted_average", &Options::default(), &[1.0, 3.0], &[0, 1], &deltas, &[]),
+            coefficients("weighted_average", &Given::new(), &[1.0, 3.0], &[0, 1], &deltas, &[]),
             [1.0, 3.0]
         );
         assert_eq!(
@@ -181,6 +264,6 @@ mod tests {
 
     #[test]
     fn an_unknown_strategy_names_the_known_ones() {
-        assert!(by_name("ties").err().unwrap().message().contains("smart_fusion"));
+        assert!(by_name("magic").err().unwrap().message().contains("smart_fusion"));
     }
 }

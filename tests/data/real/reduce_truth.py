@@ -52,6 +52,7 @@ DORA_MODULES = {
 TRUTHS = [
     "italic.lora", "italic.loratucker", "italic.loha", "italic.lohatucker", "italic.lokr4",
     "italic.lokr4tucker", "italic.lokr8both", "italic.lokrfull", "italic.full", "dots.lokr4",
+    "italic.doralora", "italic.doralokr",
 ]  # fmt: skip
 
 

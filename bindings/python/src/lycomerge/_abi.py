@@ -57,6 +57,7 @@ class lyco_open_options(Structure):
     _fields_ = [
         ("struct_size", c_uint32),
         ("skip_unknown", c_uint32),
+        ("base", c_char_p),
     ]
 
 

@@ -98,6 +98,11 @@ class Tensor:
         return dlpack.capsule(tensor)
 
 
+def _options(skip_unknown: bool, base: str | os.PathLike[str] | None) -> _abi.lyco_open_options:
+    size = ctypes.sizeof(_abi.lyco_open_options)
+    return _abi.lyco_open_options(size, skip_unknown, None if base is None else os.fspath(base).encode())
+
+
 class Adapter:
     """An opened adapter: a file, or the result of a merge. It never changes; any number of threads may use it."""
 
@@ -105,18 +110,35 @@ class Adapter:
         self._handle = ctypes.c_void_p()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, skip_unknown: bool = False) -> Adapter:
-        """Opens and checks a safetensors or PyTorch file; nothing in it is ever executed."""
-        options = _abi.lyco_open_options(ctypes.sizeof(_abi.lyco_open_options), skip_unknown)
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        skip_unknown: bool = False,
+        base: str | os.PathLike[str] | None = None,
+    ) -> Adapter:
+        """Opens and checks a safetensors or PyTorch file, or PEFT's folder; nothing in it is ever executed.
+
+        `base` is the checkpoint that the adapter was trained on: DoRA, OFT and other families do what depends on its
+        weights, and need it.
+        """
+        options = _options(skip_unknown, base)
         adapter = cls()
         name = os.fspath(path).encode()
         call(library.lyco_adapter_open, name, ctypes.byref(options), ctypes.byref(adapter._handle))
         return adapter
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str = "memory", *, skip_unknown: bool = False) -> Adapter:
+    def from_bytes(
+        cls,
+        data: bytes,
+        name: str = "memory",
+        *,
+        skip_unknown: bool = False,
+        base: str | os.PathLike[str] | None = None,
+    ) -> Adapter:
         """Opens the bytes of a file, which are copied; `name` stands for the path in messages and reports."""
-        options = _abi.lyco_open_options(ctypes.sizeof(_abi.lyco_open_options), skip_unknown)
+        options = _options(skip_unknown, base)
         adapter = cls()
         start = ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))
         call(
@@ -133,9 +155,10 @@ class Adapter:
         name: str = "memory",
         *,
         skip_unknown: bool = False,
+        base: str | os.PathLike[str] | None = None,
     ) -> Adapter:
         """Opens PyTorch tensors (on any device) or NumPy arrays by their names, which are copied."""
-        options = _abi.lyco_open_options(ctypes.sizeof(_abi.lyco_open_options), skip_unknown)
+        options = _options(skip_unknown, base)
         adapter = cls()
         with state.builder(tensors, metadata or {}) as builder:
             call(

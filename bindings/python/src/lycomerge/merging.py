@@ -227,16 +227,18 @@ def merge(
     *,
     output: str | os.PathLike[str],
     weights: Sequence[float] | None = None,
+    base: str | os.PathLike[str] | None = None,
     progress: Progress = None,
     **options: object,
 ) -> Report:
     """Merges adapters into the file `output`. `weights` are 1 each unless given; `options()` lists the options, such as
-    `strategy="smart_fusion"` or `max_size="150MB"`. `progress=True` shows a progress bar."""
+    `strategy="smart_fusion"` or `max_size="150MB"`. `base` is the checkpoint that they were trained on, which DoRA and
+    others need. `progress=True` shows a progress bar."""
     if weights is None:
         weights = [1.0] * len(paths)
     if len(weights) != len(paths):
         raise OptionError(f"Number of weights ({len(weights)}) must match number of models ({len(paths)})")
     merging = Merge(**options)
     for path, weight in zip(paths, weights, strict=True):
-        merging.add(path, weight)
+        merging.add(path if isinstance(path, Adapter) else Adapter.open(path, base=base), weight)
     return merging.run_to(output, progress)

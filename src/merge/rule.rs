@@ -1,0 +1,132 @@
+//! Merging by rules that a coefficient per model can't say: entry by entry, or on matrices in joint spaces.
+
+use std::ops::Range;
+
+use faer::Mat;
+use sha2::{Digest, Sha256};
+
+use super::plan::{Merged, Source, Target};
+use super::spaces::{MergeSpace, Spaces};
+use super::strategy::{Entrywise, Rule, Sheets, Spectral};
+use super::{Context, Input};
+use crate::adapter::{Dims, Param};
+use crate::compute::linalg::set_rows;
+use crate::delta::dense::Rows;
+use crate::delta::{Delta, Factor, Term};
+use crate::error::{Error, Result};
+use crate::tensor::Real;
+
+impl Context<'_> {
+    /// The merged delta by a rule that isn't weights.
+    pub(super) fn ruled<T: Real>(&self, target: &Target<'_>, rule: &Rule) -> Result<Merged<T>> {
+        let read = |source| target.read::<T>(self.inputs, source, 1.0);
+        let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
+        // Such rules look at what adapters do, and a block weight makes a model weigh less there.
+        let weight = |source: &Source<'_>| {
+            let Input { weight, blocks, .. } = &self.inputs[source.input];
+            weight * blocks.as_ref().map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
+        };
+        let weights: Vec<f64> = target.sources.iter().map(weight).collect();
+        let named = |e: Error| e.in_layer(&target.id.module);
+        let (delta, space) = match rule {
+            Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
+            Rule::Entries(rule, space) => {
+                let space = space.unwrap_or(if self.is_dense { MergeSpace::Full } else { MergeSpace::Core });
+                entries(&deltas, &weights, &**rule, space, &target.id.module).map_err(named)?
+            }
+            Rule::Spectral(rule) => {
+                let is_matrix = target.id.param == Param::Weight && target.shape.dims != Dims::Vector;
+                (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None)
+            }
+        };
+        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0, space })
+    }
+}
+
+fn spectral<T: Real>(
+    deltas: &[Delta<T>],
+    weights: &[f64],
+    rule: &dyn Spectral,
+    is_matrix: bool,
+) -> Result<Delta<T>> {
+    if !is_matrix {
+        // A vector has no spectrum: biases and norms are added up.
+        let mut sum = Delta::zero(deltas[0].rows(), deltas[0].cols());
+        deltas.iter().zip(weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
+        return Ok(sum);
+    }
+    let spaces = Spaces::of(deltas, MergeSpace::Core)?;
+    Ok(spaces.delta(&rule.merge(&spaces.matrices, weights)?))
+}
+
+fn entries<T: Real>(
+    deltas: &[Delta<T>],
+    weights: &[f64],
+    rule: &dyn Entrywise,
+    space: MergeSpace,
+    layer: &str,
+) -> Result<(Delta<T>, Option<MergeSpace>)> {
+    let digest = Sha256::digest(layer);
+    let seed = u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"));
+    if space == MergeSpace::Full {
+        deltas.iter().try_for_each(Delta::check_formable)?;
+        let models = Streamed(deltas.iter().map(Rows::new).collect(), deltas[0].rows(), deltas[0].cols());
+        let merged = collect::<T>(&models, weights, rule, seed)?;
+        return Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), Some(space)));
+    }
+    let spaces = Spaces::of(deltas, space)?;
+    let merged = collect::<f64>(&Held(&spaces.matrices), weights, rule, seed)?;
+    Ok((spaces.delta(&merged), Some(spaces.kind())))
+}
+
+/// All merged entries.
+fn collect<T: Real>(models: &dyn Sheets, weights: &[f64], rule: &dyn Entrywise, seed: u64) -> Result<Mat<T>> {
+    let (rows, cols) = models.shape();
+    let mut merged = Mat::zeros(rows, cols);
+    let mut cast = Vec::new();
+    rule.merge(models, weights, seed, &mut |range, tile| {
+        cast.clear();
+        cast.extend(tile.iter().map(|x| T::from_f64(*x)));
+        set_rows(&mut merged, range, &cast);
+    })?;
+    Ok(merged)
+}
+
+/// Entries that are made when they are read.
+struct Streamed<'a, T: Real>(Vec<Rows<'a, T>>, usize, usize);
+
+impl<T: Real> Sheets for Streamed<'_, T> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        (self.1, self.2)
+    }
+
+    fn read(&self, model: usize, rows: Range<usize>, tile: &mut [f64]) {
+        let mut made = vec![T::from_f64(0.0); tile.len()];
+        self.0[model].add(rows, &mut made);
+        tile.iter_mut().zip(&made).for_each(|(to, from)| *to = from.to_f64());
+    }
+}
+
+/// Matrices in a joint space.
+struct Held<'a>(&'a [Mat<f64>]);
+
+impl Sheets for Held<'_> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        self.0.first().map_or((0, 0), |matrix| (matrix.nrows(), matrix.ncols()))
+    }
+
+    fn read(&self, model: usize, rows: Range<usize>, tile: &mut [f64]) {
+        let matrix = &self.0[model];
+        for (row, to) in rows.zip(tile.chunks_mut(matrix.ncols().max(1))) {
+            to.iter_mut().enumerate().for_each(|(j, to)| *to = matrix[(row, j)]);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The spaces that the deltas of one layer share: ΔWᵢ = L Mᵢ Rᵀ with orthonormal columns in L and R.
+//!
+//! Columns are the singular vectors of the deltas side by side (L) and below each other (R), so the matrices don't depend
+//! on how a delta happens to be factored (core space, arXiv 2509.17786; with R the identity, KnOTS, arXiv 2410.19735). A
+//! side whose space is all there is stays as it is.
+
+use faer::{Mat, MatRef};
+
+use crate::compute::linalg::{product, svd, thin_qr};
+use crate::delta::{Delta, Factor, Term};
+use crate::error::Result;
+use crate::tensor::Real;
+
+/// Where entries are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MergeSpace {
+    /// The entries of ΔW themselves.
+    Full,
+    /// The joint column and row spaces.
+    Core,
+    /// The joint column space; rows as they are.
+    Knots,
+}
+
+impl MergeSpace {
+    /// The name that options spell.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Core => "core",
+            Self::Knots => "knots",
+        }
+    }
+}
+
+/// Joint spaces, and every delta's matrix in them.
+pub(super) struct Spaces {
+    left: Side,
+    right: Side,
+    pub(super) matrices: Vec<Mat<f64>>,
+}
+
+/// Orthonormal columns; none stands for the identity.
+struct Side(Option<Mat<f64>>);
+
+impl Spaces {
+    /// The spaces of deltas of one shape.
+    pub(super) fn of<T: Real>(deltas: &[Delta<T>], space: MergeSpace) -> Result<Self> {
+        let Some(first) = deltas.first() else {
+            return Ok(Self { left: Side(None), right: Side(None), matrices: Vec::new() });
+        };
+        let (rows, cols) = (first.rows(), first.cols());
+        let rank: usize = deltas.iter().map(Delta::lifted_rank).sum();
+        let reduce = |wanted: bool, extent: usize| wanted && rank < extent;
+        let (is_left, is_right) =
+            (reduce(space != MergeSpace::Full, rows), reduce(space == MergeSpace::Core, cols));
+        if !is_left && !is_right {
+            deltas.iter().try_for_each(Delta::check_formable)?;
+            let matrices = deltas.iter().map(|delta| delta.cast().to_full()).collect();
+            return Ok(Self { left: Side(None), right: Side(None), matrices });
+        }
+        let products: Vec<(Mat<f64>, Mat<f64>)> =
+            deltas.iter().map(|delta| delta.cast().to_product()).collect();
+        let (left, lefts) = Side::of(is_left, rows, products.iter().map(|(left, _)| left.as_ref()));
+        let (right, rights) = Side::of(is_right, cols, products.iter().map(|(_, right)| right.transpose()));
+        let matrices = lefts.iter().zip(&rights).map(|(l, r)| product(l.as_ref(), r.transpose())).collect();
+        Self { left, right, matrices }.turned()
+    }
+
+    /// The same in the singular vectors' order and directions.
+    fn turned(mut self) -> Result<Self> {
+        let (rows, cols) = (self.matrices[0].nrows(), self.matrices[0].ncols());
+        let count = self.matrices.len();
+        if let Some(basis) = &mut self.left.0 {
+            let mut beside = Mat::zeros(rows, count * cols);
+            for (i, matrix) in self.matrices.iter().enumerate() {
+                beside.subcols_mut(i * cols, cols).copy_from(matrix);
+            }
+            let turn = svd(beside.as_ref())?.u;
+            *basis = product(basis.as_ref(), turn.as_ref());
+            self.matrices.iter_mut().for_each(|matrix| *matrix = product(turn.transpose(), matrix.as_ref()));
+        }
+        if let Some(basis) = &mut self.right.0 {
+            let rows = self.matrices[0].nrows();
+            let mut below = Mat::zeros(count * rows, cols);
+            for (i, matrix) in self.matrices.iter().enumerate() {
+                below.subrows_mut(i * rows, rows).copy_from(matrix);
+            }
+            let turn = svd(below.as_ref())?.v;
+            *basis = product(basis.as_ref(), turn.as_ref());
+            self.matrices.iter_mut().for_each(|matrix| *matrix = product(matrix.as_ref(), turn.as_ref()));
+        }
+        Ok(self)
+    }
+
+    /// The delta whose matrix in these spaces this is.
+    pub(super) fn delta<T: Real>(&self, matrix: &Mat<f64>) -> Delta<T> {
+        let cast = |matrix: &Mat<f64>| {
+            Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| T::from_f64(matrix[(i, j)]))
+        };
+        let factor = match (&self.left.0, &self.right.0) {
+            (None, None) => Factor::Full(cast(matrix)),
+            (Some(left), None) => Factor::Product { left: cast(left), right: cast(matrix) },
+            (None, Some(right)) => {
+                Factor::Product { left: cast(matrix), right: cast(&right.transpose().to_owned()) }
+            }
+            (Some(left), Some(right)) => Factor::Product {
+                left: cast(&product(left.as_ref(), matrix.as_ref())),
+                right: cast(&right.transpose().to_owned()),
+            },
+        };
+        Delta::of(1.0, Term::Plain(factor))
+    }
+
+    /// The space that the matrices are in after all.
+    pub(super) fn kind(&self) -> MergeSpace {
+        match (&self.left.0, &self.right.0) {
+            (None, None) => MergeSpace::Full,
+            (Some(_), None) => MergeSpace::Knots,
+            _ => MergeSpace::Core,
+        }
+    }
+}
+
+impl Side {
+    /// The joint space of columns, and their coordinates in it; the identity, and the columns, if it isn't to be
+    /// `reduced`.
+    fn of<'m>(
+        reduced: bool,
+        extent: usize,
+        columns: impl Iterator<Item = MatRef<'m, f64>>,
+    ) -> (Self, Vec<Mat<f64>>) {
+        let parts: Vec<_> = columns.collect();
+        if !reduced {
+            return (Self(None), parts.iter().map(|part| part.to_owned()).collect());
+        }
+        let mut all = Mat::zeros(extent, parts.iter().map(MatRef::ncols).sum());
+        let mut first = 0;
+        for part in &parts {
+            all.subcols_mut(first, part.ncols()).copy_from(part);
+            first += part.ncols();
+        }
+        let (basis, triangle) = thin_qr(all.as_ref());
+        let mut first = 0;
+        let coordinates = parts.iter().map(|part| {
+            let own = triangle.subcols(first, part.ncols()).to_owned();
+            first += part.ncols();
+            own
+        });
+        let coordinates = coordinates.collect();
+        (Self(Some(basis)), coordinates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(rows: usize, cols: usize, seed: &mut u64) -> Mat<f64> {
+        Mat::from_fn(rows, cols, |_, _| crate::compute::linalg::centred_uniform(seed))
+    }
+
+    #[test]
+    fn deltas_are_their_matrices_between_the_bases_whatever_their_factors() {
+        let mut seed = 3;
+        for space in [MergeSpace::Core, MergeSpace::Knots, MergeSpace::Full] {
+            let low = |seed: &mut u64| {
+                let (left, right) = (random(20, 3, seed), random(3, 15, seed));
+                Delta::of(1.0, Term::Plain(Factor::Product { left, right }))
+            };
+            let deltas = [low(&mut seed), low(&mut seed)];
+            let gauge = random(3, 3, &mut seed);
+            let mixed: Vec<Delta<f64>> = deltas
+                .iter()
+                .map(|delta| {
+                    let (left, right) = delta.to_product();
+                    let inverse = faer::prelude::Solve::solve(&gauge.partial_piv_lu(), &right);
+                    Delta::of(1.0, Term::Plain(Factor::Product { left: left * &gauge, right: inverse }))
+                })
+                .collect();
+            let spaces = Spaces::of(&deltas, space).unwrap();
+            assert_eq!(spaces.kind(), space);
+            for (delta, matrix) in deltas.iter().zip(&spaces.matrices) {
+                let back: Delta<f64> = spaces.delta(matrix);
+                assert!((back.to_full() - delta.to_full()).norm_l2() < 1e-12 * delta.to_full().norm_l2());
+            }
+            let other = Spaces::of(&mixed, space).unwrap();
+            for (one, two) in spaces.matrices.iter().zip(&other.matrices) {
+                // Vectors have a direction, but no sense.
+                let size = |m: &Mat<f64>| Mat::from_fn(m.nrows(), m.ncols(), |i, j| m[(i, j)].abs());
+                assert!((size(one) - size(two)).norm_l2() < 1e-9 * one.norm_l2(), "{space:?}");
+            }
+        }
+    }
+}
