@@ -233,7 +233,7 @@ fn what_was_baked_is_extracted() {
         2,
         &["needs the option factor"],
     );
-    fails(&folder, "extract base.safetensors", 2, &["TUNED"]);
+    fails(&folder, "extract base.safetensors", 2, &["required arguments"]);
 }
 
 #[test]

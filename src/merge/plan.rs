@@ -149,7 +149,7 @@ impl Target<'_> {
     }
 
     /// What a source does, every layer of it at its own strength.
-    fn read_weighed<T: Real>(
+    pub(super) fn read_weighed<T: Real>(
         &self,
         inputs: &[Input],
         source: &Source<'_>,

@@ -19,13 +19,23 @@ use crate::tensor::Real;
 impl Context<'_> {
     /// The merged delta by a rule that isn't weights.
     pub(super) fn ruled<T: Real>(&self, target: &Target<'_>, rule: &Rule) -> Result<Merged<T>> {
-        let read = |source| target.read::<T>(self.inputs, source, 1.0);
-        let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
-        // Such rules look at what adapters do, and a block weight makes a model weigh less there.
-        let weight = |source: &Source<'_>| {
-            let Input { weight, blocks, .. } = &self.inputs[source.input];
-            weight * blocks.as_ref().map_or(1.0, |blocks| blocks.factor(&source.parts[0].id.module))
+        // Such rules look at what adapters do, and a block weight makes a model weigh less there; parts of a fused weight
+        // that weigh differently are read so.
+        let blocks = |source: &Source<'_>, module: &str| {
+            let Input { blocks, .. } = &self.inputs[source.input];
+            blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module))
         };
+        let common = |source: &Source<'_>| {
+            let mut factors = source.parts.iter().map(|part| blocks(source, &part.id.module));
+            let first = factors.next()?;
+            factors.all(|other| other == first).then_some(first)
+        };
+        let read = |source: &Source<'_>| match common(source) {
+            Some(_) => target.read::<T>(self.inputs, source, 1.0),
+            None => target.read_weighed::<T>(self.inputs, source, |module| blocks(source, module)),
+        };
+        let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
+        let weight = |source: &Source<'_>| self.inputs[source.input].weight * common(source).unwrap_or(1.0);
         let weights: Vec<f64> = target.sources.iter().map(weight).collect();
         let named = |e: Error| e.in_layer(&target.id.module);
         let (delta, space) = match rule {
