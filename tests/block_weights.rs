@@ -199,6 +199,38 @@ fn flux_and_sd3_are_weighed_in_both_vocabularies() {
 }
 
 #[test]
+fn parts_of_a_fused_weight_are_weighed_apart() {
+    let names = ["to_q", "to_k", "to_v"].map(|part| format!("transformer.transformer_blocks.2.attn.{part}"));
+    // Only Flux has single blocks.
+    let single = "transformer.single_transformer_blocks.0.proj_out".to_owned();
+    let parts = synthetic(&[&names[..], &[single]].concat());
+    let mut merge = Merge::new();
+    merge.add(Arc::clone(&parts), 1.0).unwrap();
+    merge.options.set("naming", "kohya").unwrap();
+    merge.options.set("dtype", "float64").unwrap();
+    merge.options.set("format", "full").unwrap();
+    merge.set_block_weights(0, Some("D02=3 *to_k=0.5 transformer=2".parse().unwrap())).unwrap();
+    let (bytes, _) = merge.run_in_memory(&mut |_| true).unwrap();
+    let fused = Adapter::from_bytes("fused", bytes).unwrap();
+    let fused = dense(&fused);
+    let modules: Vec<&str> = fused.keys().map(|id| id.module.as_str()).collect();
+    assert_eq!(modules, ["lora_unet_double_blocks_2_img_attn_qkv", "lora_unet_single_blocks_0_linear2"]);
+    let whole = fused.values().next().unwrap();
+    for (part, matrix) in dense(&parts).into_iter().filter(|(id, _)| names.contains(&id.module)) {
+        let (place, factor) = match part.module.rsplit('_').next().unwrap() {
+            "q" => (0, 6.0),
+            "k" => (1, 1.0),
+            _ => (2, 6.0),
+        };
+        let found = whole.get(place * SIDE..(place + 1) * SIDE, ..);
+        assert!((found - faer::Scale(factor) * matrix).norm_l2() < 1e-12, "{}", part.module);
+    }
+    merge.options.set("format", "keep").unwrap();
+    let error = merge.run_in_memory(&mut |_| true).unwrap_err();
+    assert!(error.message().contains("block weights and format keep can't be used together"), "{error}");
+}
+
+#[test]
 fn names_that_a_file_does_not_have_are_refused_with_those_that_it_has() {
     let mut merge = Merge::new();
     merge.add(real("italic.lora"), 1.0).unwrap();

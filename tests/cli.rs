@@ -157,6 +157,86 @@ fn an_adapter_is_converted_into_every_form_that_holds_it() {
 }
 
 #[test]
+fn block_weights_are_for_all_models_or_for_one() {
+    let folder = two("lora");
+    fs::write(folder.path().join("presets.txt"), "# outer\nOUTER:IN=0,OUT=0\n").unwrap();
+    let norm = |words: &str| {
+        done(
+            &folder,
+            &format!(
+                "merge italic.safetensors invert.safetensors {words} --metadata r.json -o out.safetensors"
+            ),
+        );
+        let report = json(&folder.path().join("r.json"));
+        let layers = report["layers"].as_array().unwrap();
+        let square = |layer: &Value| layer["norm"].as_f64().unwrap().powi(2);
+        layers.iter().map(square).sum::<f64>().sqrt()
+    };
+    let plain = norm("--weights 1 0");
+    let of_one = norm("--weights 1 0 --block-weights 1:unet=0.5 --block-weights *=0");
+    assert!((of_one / plain - 0.5).abs() < 1e-6, "{of_one} {plain}");
+    let outer = norm("--weights 1 0 --block-weights OUTER --block-presets presets.txt");
+    assert!(outer > 0.1 * plain && outer < 0.9 * plain, "{outer} {plain}");
+    for (words, code, says) in [
+        ("--block-weights 3:IN=0", 2, "there is no model 3, only 2 models"),
+        ("--block-weights IN=0 --block-weights OUT=0", 2, "says twice what holds for all models"),
+        ("--block-weights D00=0", 2, "no layer is in 'D00'; the blocks are TIME, IN00"),
+        ("--block-weights INNER --block-presets presets.txt", 2, "there are OUTER"),
+        ("--block-weights OUTER --block-presets nowhere.txt", 1, "nowhere.txt"),
+    ] {
+        let words = format!("merge italic.safetensors invert.safetensors {words} -o other.safetensors");
+        fails(&folder, &words, code, &[says]);
+    }
+    let page = done(&folder, "inspect italic.safetensors").stdout;
+    assert!(page.contains("\n  IN00 ") && page.contains("\n  M00 ") && page.contains("\n  OUT07 "), "{page}");
+}
+
+#[test]
+fn what_was_baked_is_extracted() {
+    let folder = two("lora");
+    fs::copy(format!("{ADAPTERS}/../base.safetensors"), folder.path().join("base.safetensors")).unwrap();
+    done(&folder, "bake base.safetensors italic.safetensors:0.5 -o tuned.safetensors");
+    let words = "extract base.safetensors tuned.safetensors --rank 8 -o taken.safetensors --metadata r.json";
+    let ran = done(&folder, words);
+    assert!(
+        ran.stdout.starts_with("taken.safetensors: 97 layers (LoRA), 151 unchanged and left out, "),
+        "{}",
+        ran.stdout
+    );
+    let report = json(&folder.path().join("r.json"));
+    assert!(report["error"].as_f64().unwrap() < 1e-3);
+    // Half of the style, taken away from it.
+    done(
+        &folder,
+        "merge italic.safetensors taken.safetensors --weights 0.5 -1 -o out.safetensors --metadata d.json -q",
+    );
+    let norm = |report: &Value| {
+        let layers = report["layers"].as_array().unwrap().clone();
+        layers.iter().map(|layer| layer["norm"].as_f64().unwrap().powi(2)).sum::<f64>().sqrt()
+    };
+    assert!(norm(&json(&folder.path().join("d.json"))) < 2e-3 * norm(&report));
+    fails(
+        &folder,
+        "extract base.safetensors base.safetensors -o x.safetensors",
+        1,
+        &["there is nothing to extract"],
+    );
+    fails(
+        &folder,
+        "extract base.safetensors nowhere.safetensors -o x.safetensors",
+        1,
+        &["Model file not found: nowhere"],
+    );
+    fails(
+        &folder,
+        "extract base.safetensors tuned.safetensors --format lokr -o x.safetensors",
+        2,
+        &["needs the option factor"],
+    );
+    fails(&folder, "extract base.safetensors", 2, &["required arguments"]);
+}
+
+#[test]
 fn ranks_keep_to_their_rules_and_limits() {
     let folder = two("lora");
     let layers = |options: &str| {

@@ -255,6 +255,23 @@ proptest! {
     }
 }
 
+#[test]
+fn a_merge_row_by_row_has_the_rank_of_its_models() {
+    let files = ["italic", "invert"].map(|name| {
+        let path = format!("tests/data/real/adapters/{name}.lora.safetensors");
+        (Arc::new(Adapter::open(path).unwrap()), 1.0)
+    });
+    for settings in [
+        &[("strategy", "nuslerp"), ("nuslerp_flatten", "false")][..],
+        &[("strategy", "nuslerp"), ("nuslerp_flatten", "false"), ("nuslerp_row_wise", "true")],
+        &[("strategy", "model_stock"), ("filter_wise", "true")],
+    ] {
+        let size = |settings| merge(&files, settings).run_in_memory(&mut |_| true).unwrap().1.bytes;
+        let (by_line, whole) = (size(settings), size(&[("strategy", "linear")]));
+        assert!((by_line as f64) < 1.2 * whole as f64, "{settings:?}: {by_line} {whole}");
+    }
+}
+
 /// Models of different layers, in the names of a file.
 fn of_layers(layers: &[(&str, f64)]) -> Arc<Adapter> {
     let owned: Vec<(String, Vec<f64>)> = layers

@@ -332,7 +332,7 @@ fn extract() -> Command {
     };
     let table = storing().map(|arg| match arg.get_id().as_str() {
         "format" => arg.help(
-            "What to store: lora, loha, lokr, full, or auto (per layer the smallest form within the tolerance)",
+            "What to store: lora, loha, lokr, full, or auto (per layer the smallest form within the tolerance) [default: lora]",
         ),
         "naming" => arg.help(
             "How to name the layers: kohya, diffusers, peft or comfy [default: kohya, which every host reads]",
@@ -360,7 +360,6 @@ fn extract() -> Command {
         ])
         .next_help_heading("What to store")
         .args(table)
-        .arg(set())
         .next_help_heading("What to say")
         .args([
             Arg::new("metadata")

@@ -13,6 +13,7 @@ mod factor;
 mod forecast;
 mod keep;
 mod labels;
+mod lines;
 mod naming;
 mod norms;
 mod notices;

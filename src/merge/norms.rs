@@ -19,7 +19,7 @@ impl Context<'_> {
             let block = target.block_weight(self.inputs, source.input);
             let weight = (self.inputs[source.input].weight * block).abs();
             if weight > 0.0 {
-                let norm = gram::norm(&target.read::<T>(self.inputs, source, 1.0)?);
+                let norm = gram::norm(&target.read_by_weight::<T>(self.inputs, source)?);
                 sum += weight * block.abs() * norm;
                 total += weight;
             }

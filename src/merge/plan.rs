@@ -179,11 +179,28 @@ impl Target<'_> {
         (weights, self.sources.iter().map(|source| source.input).collect())
     }
 
-    /// The block weight of an input here: of its first layer, if it has several in parts.
+    /// The block weight of an input here: 1 where its parts have different ones, which are then part of what it does.
     pub(super) fn block_weight(&self, inputs: &[Input], index: usize) -> f64 {
-        let source = self.sources.iter().find(|source| source.input == index);
-        let module = source.map_or(&self.id.module, |source| &source.parts[0].id.module);
-        inputs[index].blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module))
+        let factor = |module: &str| inputs[index].blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+        match self.sources.iter().find(|source| source.input == index) {
+            None => factor(&self.id.module),
+            Some(source) => {
+                let mut factors = source.parts.iter().map(|part| factor(&part.id.module));
+                let first = factors.next().unwrap_or(1.0);
+                if factors.all(|other| other == first) { first } else { 1.0 }
+            }
+        }
+    }
+
+    /// What a source does at the strength 1, for what takes its weight with the [block weight](Self::block_weight).
+    pub(super) fn read_by_weight<T: Real>(&self, inputs: &[Input], source: &Source<'_>) -> Result<Delta<T>> {
+        self.read_weighed(inputs, source, |module| self.part_weight(inputs, source, module))
+    }
+
+    /// The block weight of a part of a source, beyond that of the whole.
+    fn part_weight(&self, inputs: &[Input], source: &Source<'_>, module: &str) -> f64 {
+        let own = inputs[source.input].blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+        if own == self.block_weight(inputs, source.input) { 1.0 } else { own }
     }
 
     /// One coefficient per source.
@@ -210,7 +227,10 @@ impl Target<'_> {
     ) -> Result<Merged<T>> {
         let takes_blocks = strategy.takes_blocks();
         let (weights, present) = self.weights(inputs, takes_blocks);
-        let read = |source: &Source<'_>| self.read::<T>(inputs, source, 1.0);
+        let read = |source: &Source<'_>| match takes_blocks {
+            true => self.read_by_weight::<T>(inputs, source),
+            false => self.read::<T>(inputs, source, 1.0),
+        };
         // All at once only where they are looked at together; memory doesn't grow with the inputs otherwise.
         let deltas: Vec<Delta<T>> = match strategy.needs_gram() {
             true => self.sources.iter().map(read).collect::<Result<_>>()?,
@@ -231,11 +251,15 @@ impl Target<'_> {
         for (k, (coefficient, source)) in coefficients.iter().zip(&self.sources).enumerate() {
             // What was looked at is what is added; the older strategies say how strong a model is to act.
             let is_delta = takes_blocks || source.layers().all(|layer| layer.family.is_linear());
-            let blocks = inputs[source.input].blocks.as_ref().filter(|_| !takes_blocks);
-            match (blocks, deltas.get(k).filter(|_| is_delta)) {
-                (None, Some(part)) => delta.add_scaled(*coefficient, part),
-                (blocks, _) => {
-                    let factor = |module: &str| blocks.map_or(1.0, |blocks| blocks.factor(module));
+            let blocks = inputs[source.input].blocks.as_ref();
+            match deltas.get(k).filter(|_| is_delta && (takes_blocks || blocks.is_none())) {
+                Some(part) => delta.add_scaled(*coefficient, part),
+                None => {
+                    let factor = |module: &str| match blocks {
+                        None => 1.0,
+                        Some(_) if takes_blocks => self.part_weight(inputs, source, module),
+                        Some(blocks) => blocks.factor(module),
+                    };
                     let strength = |module: &str| coefficient * factor(module);
                     delta.add_scaled(1.0, &self.read_weighed(inputs, source, strength)?);
                 }

@@ -19,23 +19,16 @@ use crate::tensor::Real;
 impl Context<'_> {
     /// The merged delta by a rule that isn't weights.
     pub(super) fn ruled<T: Real>(&self, target: &Target<'_>, rule: &Rule) -> Result<Merged<T>> {
-        let read = |source| target.read::<T>(self.inputs, source, 1.0);
-        let mut deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
         // Such rules look at what adapters do, and a block weight makes a model weigh less there.
+        let read = |source| target.read_by_weight::<T>(self.inputs, source);
+        let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
         let (all, present) = target.weights(self.inputs, true);
         let weights: Vec<f64> = present.iter().map(|index| all[*index]).collect();
         let named = |e: Error| e.in_layer(&target.id.module);
         let (delta, space) = match rule {
             Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
+            Rule::Lines(rule, lines) => return self.by_lines(target, &**rule, *lines),
             Rule::Entries(rule, space) => {
-                let mut weights = weights.clone();
-                if rule.counts_absent() {
-                    let mut found = deltas.into_iter();
-                    let zero = || Delta::zero(target.shape.rows, target.shape.cols);
-                    let of = |index| present.contains(&index).then(|| found.next()).flatten();
-                    deltas = (0..all.len()).map(of).map(|delta| delta.unwrap_or_else(zero)).collect();
-                    weights = all;
-                }
                 let space = space.unwrap_or(if self.is_dense { MergeSpace::Full } else { MergeSpace::Core });
                 entries(&deltas, &weights, &**rule, space, &target.id.module).map_err(named)?
             }

@@ -13,7 +13,6 @@ mod model_stock;
 mod multislerp;
 mod nuslerp;
 mod parameter;
-mod rows;
 mod slerp;
 mod smart_fusion;
 mod sphere;
@@ -89,10 +88,21 @@ fn shares(numbers: &[f64]) -> Vec<f64> {
 pub enum Rule {
     /// By one coefficient per model.
     Weights(Box<dyn Weigh>),
+    /// By one coefficient per model for every line of ΔW.
+    Lines(Box<dyn Weigh>, Lines),
     /// Entry by entry, in a space that is chosen when it isn't said.
     Entries(Box<dyn Entrywise>, Option<MergeSpace>),
     /// By the models' matrices in their joint spaces.
     Spectral(Box<dyn Spectral>),
+}
+
+/// The lines of ΔW.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// Each output, over its inputs.
+    Rows,
+    /// Each input, over the outputs.
+    Columns,
 }
 
 impl Rule {
@@ -131,11 +141,6 @@ pub trait Entrywise: Send + Sync {
         seed: u64,
         take: &mut dyn FnMut(Range<usize>, &[f64]),
     ) -> Result<()>;
-
-    /// Whether models that lack the layer are given, too, as zeros.
-    fn counts_absent(&self) -> bool {
-        false
-    }
 }
 
 /// A rule on the matrices of the models that have a layer, in spaces that all of them share: ΔWᵢ = L Mᵢ Rᵀ with

@@ -5,9 +5,8 @@
 //! (mergekit's may be negative, which turns the models around). The weights are those of the mean and, in pairs, of the
 //! cosine: equal ones make the paper's rule, which has none. `filter_wise` takes every output's row by itself.
 
-use super::rows::{Lines, Split};
 use super::sphere::Sphere;
-use super::{Facts, Kind, MergeSpace, Parameter, Row, Rule, Weigh, shares};
+use super::{Facts, Kind, Lines, Parameter, Row, Rule, Weigh, shares};
 use crate::error::Result;
 
 pub(super) const ROW: Row = Row {
@@ -25,10 +24,7 @@ pub(super) const ROW: Row = Row {
     }],
     make: |settings| match settings.flag("filter_wise") {
         false => Rule::Weights(Box::new(ModelStock)),
-        true => {
-            let lines = Lines { rule: Box::new(ModelStock), split: Split::Rows, counts_absent: false };
-            Rule::Entries(Box::new(lines), Some(MergeSpace::Full))
-        }
+        true => Rule::Lines(Box::new(ModelStock), Lines::Rows),
     },
 };
 

@@ -6,9 +6,8 @@
 //! convolution's kernel belongs to the inputs here, where mergekit takes its last extent alone. Weights that cancel are
 //! refused; mergekit takes t = 1/2.
 
-use super::rows::{Lines, Split};
 use super::slerp::between;
-use super::{Facts, Kind, MergeSpace, Parameter, Row, Rule, Weigh};
+use super::{Facts, Kind, Lines, Parameter, Row, Rule, Weigh};
 use crate::error::{Error, Result};
 
 pub(super) const ROW: Row = Row {
@@ -34,11 +33,8 @@ pub(super) const ROW: Row = Row {
     ],
     make: |settings| match (settings.flag("nuslerp_flatten"), settings.flag("nuslerp_row_wise")) {
         (true, _) => Rule::Weights(Box::new(NuSlerp)),
-        (false, columns) => {
-            let split = if columns { Split::Columns } else { Split::Rows };
-            let lines = Lines { rule: Box::new(NuSlerp), split, counts_absent: true };
-            Rule::Entries(Box::new(lines), Some(MergeSpace::Full))
-        }
+        (false, false) => Rule::Lines(Box::new(NuSlerp), Lines::Rows),
+        (false, true) => Rule::Lines(Box::new(NuSlerp), Lines::Columns),
     },
 };
 
