@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use faer::Mat;
+use faer::{Mat, Scale};
 use sha2::{Digest, Sha256};
 
 use super::plan::{Merged, Source, Target};
@@ -43,7 +43,7 @@ impl Context<'_> {
     }
 }
 
-fn spectral<T: Real>(
+pub(super) fn spectral<T: Real>(
     deltas: &[Delta<T>],
     weights: &[f64],
     rule: &dyn Spectral,
@@ -55,8 +55,17 @@ fn spectral<T: Real>(
         deltas.iter().zip(weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
         return Ok(sum);
     }
-    let spaces = Spaces::of(deltas, MergeSpace::Core)?;
-    Ok(spaces.delta(&rule.merge(&spaces.matrices, weights)?))
+    let (rows, cols) = (deltas[0].rows(), deltas[0].cols());
+    let mut spaces = Spaces::unordered(deltas, MergeSpace::Core)?;
+    let matrices = std::mem::take(&mut spaces.matrices).into_iter().zip(weights);
+    let models: Vec<_> = matrices
+        .filter(|(_, weight)| **weight != 0.0)
+        .map(|(matrix, weight)| Scale(*weight) * matrix)
+        .collect();
+    if models.is_empty() {
+        return Ok(Delta::zero(rows, cols));
+    }
+    Ok(spaces.delta(&rule.merge(&models, rows.min(cols))?))
 }
 
 fn entries<T: Real>(
