@@ -14,6 +14,7 @@ use crate::compute::linalg::set_rows;
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
+use crate::fit::Inherited;
 use crate::tensor::Real;
 
 impl Context<'_> {
@@ -39,7 +40,13 @@ impl Context<'_> {
                 (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None)
             }
         };
-        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0, space })
+        let mut inputs = Delta::zero(delta.rows(), delta.cols());
+        deltas.iter().zip(&weights).for_each(|(delta, weight)| inputs.add_scaled(*weight, delta));
+        let inherited = Inherited::of(&inputs);
+        // The joint spaces' factors have the ranks of all inputs; what is in them may be smaller. Entries are what they are.
+        let is_whole = delta.terms().iter().all(|(_, term)| matches!(**term, Term::Plain(Factor::Full(_))));
+        let inherited = Some(if is_whole { inherited } else { inherited.summed() });
+        Ok(Merged { delta, inherited, coefficients: weights, scaled: 1.0, space })
     }
 }
 
