@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use faer::Mat;
+use faer::{Mat, Scale};
 use sha2::{Digest, Sha256};
 
 use super::Context;
@@ -14,6 +14,7 @@ use crate::compute::linalg::set_rows;
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
+use crate::fit::Inherited;
 use crate::tensor::Real;
 
 impl Context<'_> {
@@ -37,11 +38,17 @@ impl Context<'_> {
                 (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None)
             }
         };
-        Ok(Merged { delta, inherited: None, coefficients: weights, scaled: 1.0, space, matched: None })
+        let mut inputs = Delta::zero(delta.rows(), delta.cols());
+        deltas.iter().zip(&weights).for_each(|(delta, weight)| inputs.add_scaled(*weight, delta));
+        let inherited = Inherited::of(&inputs);
+        // The joint spaces' factors have the ranks of all inputs; what is in them may be smaller. Entries are what they are.
+        let is_whole = delta.terms().iter().all(|(_, term)| matches!(**term, Term::Plain(Factor::Full(_))));
+        let inherited = Some(if is_whole { inherited } else { inherited.summed() });
+        Ok(Merged { delta, inherited, coefficients: weights, scaled: 1.0, space, matched: None })
     }
 }
 
-fn spectral<T: Real>(
+pub(super) fn spectral<T: Real>(
     deltas: &[Delta<T>],
     weights: &[f64],
     rule: &dyn Spectral,
@@ -53,8 +60,17 @@ fn spectral<T: Real>(
         deltas.iter().zip(weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
         return Ok(sum);
     }
-    let spaces = Spaces::of(deltas, MergeSpace::Core)?;
-    Ok(spaces.delta(&rule.merge(&spaces.matrices, weights)?))
+    let (rows, cols) = (deltas[0].rows(), deltas[0].cols());
+    let mut spaces = Spaces::unordered(deltas, MergeSpace::Core)?;
+    let matrices = std::mem::take(&mut spaces.matrices).into_iter().zip(weights);
+    let models: Vec<_> = matrices
+        .filter(|(_, weight)| **weight != 0.0)
+        .map(|(matrix, weight)| Scale(*weight) * matrix)
+        .collect();
+    if models.is_empty() {
+        return Ok(Delta::zero(rows, cols));
+    }
+    Ok(spaces.delta(&rule.merge(&models, rows.min(cols))?))
 }
 
 fn entries<T: Real>(

@@ -46,6 +46,11 @@ struct Side(Option<Mat<f64>>);
 impl Spaces {
     /// The spaces of deltas of one shape.
     pub(super) fn of<T: Real>(deltas: &[Delta<T>], space: MergeSpace) -> Result<Self> {
+        Self::unordered(deltas, space)?.turned()
+    }
+
+    /// The same with any orthonormal columns, for rules that only see what doesn't depend on them.
+    pub(super) fn unordered<T: Real>(deltas: &[Delta<T>], space: MergeSpace) -> Result<Self> {
         let Some(first) = deltas.first() else {
             return Ok(Self { left: Side(None), right: Side(None), matrices: Vec::new() });
         };
@@ -64,12 +69,12 @@ impl Spaces {
         let (left, lefts) = Side::of(is_left, rows, products.iter().map(|(left, _)| left.as_ref()));
         let (right, rights) = Side::of(is_right, cols, products.iter().map(|(_, right)| right.transpose()));
         let matrices = lefts.iter().zip(&rights).map(|(l, r)| product(l.as_ref(), r.transpose())).collect();
-        Self { left, right, matrices }.turned()
+        Ok(Self { left, right, matrices })
     }
 
     /// The same in the singular vectors' order and directions.
     fn turned(mut self) -> Result<Self> {
-        let (rows, cols) = (self.matrices[0].nrows(), self.matrices[0].ncols());
+        let Some((rows, cols)) = self.matrices.first().map(Mat::shape) else { return Ok(self) };
         let count = self.matrices.len();
         if let Some(basis) = &mut self.left.0 {
             let mut beside = Mat::zeros(rows, count * cols);

@@ -15,6 +15,7 @@ mod nuslerp;
 mod parameter;
 mod slerp;
 mod smart_fusion;
+mod spectral;
 mod sphere;
 mod weighted;
 
@@ -144,13 +145,14 @@ pub trait Entrywise: Send + Sync {
 }
 
 /// A rule on the matrices of the models that have a layer, in spaces that all of them share: ΔWᵢ = L Mᵢ Rᵀ with
-/// orthonormal columns in L and R, whose order is by decreasing singular values of the models side by side.
+/// orthonormal columns in L and R.
 pub trait Spectral: Send + Sync {
-    /// The merged matrix in these spaces. `matrices` are of the models as they are, `weights` their weights.
+    /// The merged matrix in these spaces. `models` are the matrices times their weights, one or more, without those that
+    /// weigh nothing; `extent` is the smaller one of ΔW's own sides.
     ///
     /// # Errors
-    /// Weights that mean nothing to the method.
-    fn merge(&self, matrices: &[Mat<f64>], weights: &[f64]) -> Result<Mat<f64>>;
+    /// Numbers that are not finite.
+    fn merge(&self, models: &[Mat<f64>], extent: usize) -> Result<Mat<f64>>;
 }
 
 /// How the deltas of a layer are weighed.
@@ -243,6 +245,14 @@ pub static ALL: &[&Row] = &[
     &karcher::ROW,
     &geometric_median::ROW,
     &model_stock::ROW,
+    &spectral::TSV,
+    &spectral::ISO_C,
+    &spectral::ISO_CTS,
+    &spectral::SVC,
+    &spectral::PICO,
+    &spectral::WUDI,
+    &spectral::SUBSPACE_BOOST,
+    &spectral::CTM,
 ];
 
 /// The row of a name.
