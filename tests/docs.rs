@@ -11,7 +11,9 @@ const END: &str = "<!-- end -->\n";
 
 /// The registry as Markdown.
 fn strategies() -> String {
-    let mut text = String::from("| name | what it does | parameters | models | source |\n| --- | --- | --- | --- | --- |\n");
+    let mut text = String::from(
+        "| name | what it does | parameters | models | source |\n| --- | --- | --- | --- | --- |\n",
+    );
     for row in strategy::ALL {
         let Row { name, help, paper, inputs: (least, most), parameters, .. } = row;
         let models = match (least, most) {
@@ -24,7 +26,8 @@ fn strategies() -> String {
             format!("`{name}={default}`: {help} ({})", kind.takes())
         };
         let parameters: Vec<_> = parameters.iter().map(parameter).collect();
-        let cells = [format!("`{name}`"), (*help).to_owned(), parameters.join("<br>"), models, (*paper).to_owned()];
+        let cells =
+            [format!("`{name}`"), (*help).to_owned(), parameters.join("<br>"), models, (*paper).to_owned()];
         let cells = cells.map(|cell| cell.replace('|', "\\|"));
         writeln!(text, "| {} |", cells.join(" | ")).unwrap();
     }

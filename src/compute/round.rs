@@ -115,13 +115,18 @@ fn exponent(x: f64) -> i32 {
     ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
 }
 
-/// The random number `index` of a stream, from 0 to below 1: splitmix64 (Steele, Lea, Flood 2014), which can start
-/// anywhere, so that numbers don't depend on the order of work.
-fn uniform(seed: u64, index: u64) -> f64 {
+/// The random number `index` of a stream, from 0 to below 1.
+pub(crate) fn uniform(seed: u64, index: u64) -> f64 {
+    (scrambled(seed, index) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// The random bits `index` of a stream: splitmix64 (Steele, Lea, Flood 2014), which can start anywhere, so that numbers
+/// don't depend on the order of work.
+pub(crate) fn scrambled(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

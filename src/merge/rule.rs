@@ -1,6 +1,7 @@
 //! Merging by rules that a coefficient per model can't say: entry by entry, or on matrices in joint spaces.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use faer::{Mat, Scale};
 use sha2::{Digest, Sha256};
@@ -25,18 +26,18 @@ impl Context<'_> {
         let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
         let (all, present) = target.weights(self.inputs, true);
         let weights: Vec<f64> = present.iter().map(|index| all[*index]).collect();
+        let is_matrix = target.id.param == Param::Weight && target.shape.dims != Dims::Vector;
         let named = |e: Error| e.in_layer(&target.id.module);
         let (delta, space) = match rule {
             Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
             Rule::Lines(rule, lines) => return self.by_lines(target, &**rule, *lines),
             Rule::Entries(rule, space) => {
-                let space = space.unwrap_or(if self.is_dense { MergeSpace::Full } else { MergeSpace::Core });
+                let usual = if self.is_dense { MergeSpace::Full } else { MergeSpace::Core };
+                // A vector has no spaces.
+                let space = if is_matrix { space.unwrap_or(usual) } else { MergeSpace::Full };
                 entries(&deltas, &weights, &**rule, space, &target.id.module).map_err(named)?
             }
-            Rule::Spectral(rule) => {
-                let is_matrix = target.id.param == Param::Weight && target.shape.dims != Dims::Vector;
-                (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None)
-            }
+            Rule::Spectral(rule) => (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None),
         };
         let mut inputs = Delta::zero(delta.rows(), delta.cols());
         deltas.iter().zip(&weights).for_each(|(delta, weight)| inputs.add_scaled(*weight, delta));
@@ -84,7 +85,8 @@ fn entries<T: Real>(
     let seed = u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"));
     if space == MergeSpace::Full {
         deltas.iter().try_for_each(Delta::check_formable)?;
-        let models = Streamed(deltas.iter().map(Rows::new).collect(), deltas[0].rows(), deltas[0].cols());
+        let rows = deltas.iter().map(Rows::new).collect();
+        let models = Streamed { rows, shape: (deltas[0].rows(), deltas[0].cols()), made: Mutex::default() };
         let merged = collect::<T>(&models, weights, rule, seed)?;
         return Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), Some(space)));
     }
@@ -107,21 +109,28 @@ fn collect<T: Real>(models: &dyn Sheets, weights: &[f64], rule: &dyn Entrywise, 
 }
 
 /// Entries that are made when they are read.
-struct Streamed<'a, T: Real>(Vec<Rows<'a, T>>, usize, usize);
+struct Streamed<'a, T: Real> {
+    rows: Vec<Rows<'a, T>>,
+    shape: (usize, usize),
+    /// Where they are made, so that not every tile asks for memory.
+    made: Mutex<Vec<T>>,
+}
 
 impl<T: Real> Sheets for Streamed<'_, T> {
     fn count(&self) -> usize {
-        self.0.len()
+        self.rows.len()
     }
 
     fn shape(&self) -> (usize, usize) {
-        (self.1, self.2)
+        self.shape
     }
 
     fn read(&self, model: usize, rows: Range<usize>, tile: &mut [f64]) {
-        let mut made = vec![T::from_f64(0.0); tile.len()];
-        self.0[model].add(rows, &mut made);
-        tile.iter_mut().zip(&made).for_each(|(to, from)| *to = from.to_f64());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.clear();
+        made.resize(tile.len(), T::from_f64(0.0));
+        self.rows[model].add(rows, &mut made);
+        tile.iter_mut().zip(&*made).for_each(|(to, from)| *to = from.to_f64());
     }
 }
 

@@ -6,7 +6,9 @@
 
 use faer::{Mat, MatRef};
 
-use crate::compute::linalg::{product, svd, thin_qr};
+use crate::compute::linalg::{
+    add_product, columns_gram, product, solve_upper, symmetric_eigen, thin_qr, triangle,
+};
 use crate::delta::{Delta, Factor, Term};
 use crate::error::Result;
 use crate::tensor::Real;
@@ -40,8 +42,14 @@ pub(super) struct Spaces {
     pub(super) matrices: Vec<Mat<f64>>,
 }
 
-/// Orthonormal columns; none stands for the identity.
-struct Side(Option<Mat<f64>>);
+/// Orthonormal columns, as what they are made from; none stands for the identity.
+struct Side(Option<Basis>);
+
+/// The orthonormal columns `columns · turn`. The product is tall, and most of what is asked of it needs it not.
+struct Basis {
+    columns: Mat<f64>,
+    turn: Mat<f64>,
+}
 
 impl Spaces {
     /// The spaces of deltas of one shape.
@@ -72,27 +80,21 @@ impl Spaces {
         Ok(Self { left, right, matrices })
     }
 
-    /// The same in the singular vectors' order and directions.
+    /// The same in the singular vectors' order and directions: those of the matrices' summed Gram matrices.
     fn turned(mut self) -> Result<Self> {
         let Some((rows, cols)) = self.matrices.first().map(Mat::shape) else { return Ok(self) };
-        let count = self.matrices.len();
         if let Some(basis) = &mut self.left.0 {
-            let mut beside = Mat::zeros(rows, count * cols);
-            for (i, matrix) in self.matrices.iter().enumerate() {
-                beside.subcols_mut(i * cols, cols).copy_from(matrix);
-            }
-            let turn = svd(beside.as_ref())?.u;
-            *basis = product(basis.as_ref(), turn.as_ref());
+            let mut gram = Mat::zeros(rows, rows);
+            self.matrices.iter().for_each(|m| add_product(gram.as_mut(), 1.0, m.as_ref(), m.transpose()));
+            let turn = symmetric_eigen(gram.as_ref())?.1.reverse_cols().to_owned();
+            basis.turn = product(basis.turn.as_ref(), turn.as_ref());
             self.matrices.iter_mut().for_each(|matrix| *matrix = product(turn.transpose(), matrix.as_ref()));
         }
         if let Some(basis) = &mut self.right.0 {
-            let rows = self.matrices[0].nrows();
-            let mut below = Mat::zeros(count * rows, cols);
-            for (i, matrix) in self.matrices.iter().enumerate() {
-                below.subrows_mut(i * rows, rows).copy_from(matrix);
-            }
-            let turn = svd(below.as_ref())?.v;
-            *basis = product(basis.as_ref(), turn.as_ref());
+            let mut gram = Mat::zeros(cols, cols);
+            self.matrices.iter().for_each(|m| add_product(gram.as_mut(), 1.0, m.transpose(), m.as_ref()));
+            let turn = symmetric_eigen(gram.as_ref())?.1.reverse_cols().to_owned();
+            basis.turn = product(basis.turn.as_ref(), turn.as_ref());
             self.matrices.iter_mut().for_each(|matrix| *matrix = product(matrix.as_ref(), turn.as_ref()));
         }
         Ok(self)
@@ -100,19 +102,34 @@ impl Spaces {
 
     /// The delta whose matrix in these spaces this is.
     pub(super) fn delta<T: Real>(&self, matrix: &Mat<f64>) -> Delta<T> {
-        let cast = |matrix: &Mat<f64>| {
+        let cast = |matrix: MatRef<'_, f64>| {
             Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| T::from_f64(matrix[(i, j)]))
         };
+        let turned = |basis: &Basis| product(basis.columns.as_ref(), basis.turn.as_ref());
         let factor = match (&self.left.0, &self.right.0) {
-            (None, None) => Factor::Full(cast(matrix)),
-            (Some(left), None) => Factor::Product { left: cast(left), right: cast(matrix) },
-            (None, Some(right)) => {
-                Factor::Product { left: cast(matrix), right: cast(&right.transpose().to_owned()) }
+            (None, None) => Factor::Full(cast(matrix.as_ref())),
+            (Some(left), None) => {
+                Factor::Product { left: cast(turned(left).as_ref()), right: cast(matrix.as_ref()) }
             }
-            (Some(left), Some(right)) => Factor::Product {
-                left: cast(&product(left.as_ref(), matrix.as_ref())),
-                right: cast(&right.transpose().to_owned()),
-            },
+            (None, Some(right)) => {
+                Factor::Product { left: cast(matrix.as_ref()), right: cast(turned(right).transpose()) }
+            }
+            (Some(left), Some(right)) => {
+                let inner =
+                    product(product(left.turn.as_ref(), matrix.as_ref()).as_ref(), right.turn.transpose());
+                // The one product of a tall matrix goes where that is less tall.
+                let (left, right) = (left.columns.as_ref(), right.columns.as_ref());
+                match left.nrows() <= right.nrows() {
+                    true => Factor::Product {
+                        left: cast(product(left, inner.as_ref()).as_ref()),
+                        right: cast(right.transpose()),
+                    },
+                    false => Factor::Product {
+                        left: cast(left),
+                        right: cast(product(inner.as_ref(), right.transpose()).as_ref()),
+                    },
+                }
+            }
         };
         Delta::of(1.0, Term::Plain(factor))
     }
@@ -145,7 +162,7 @@ impl Side {
             all.subcols_mut(first, part.ncols()).copy_from(part);
             first += part.ncols();
         }
-        let (basis, triangle) = thin_qr(all.as_ref());
+        let (basis, triangle) = Basis::of(all);
         let mut first = 0;
         let coordinates = parts.iter().map(|part| {
             let own = triangle.subcols(first, part.ncols()).to_owned();
@@ -154,6 +171,28 @@ impl Side {
         });
         let coordinates = coordinates.collect();
         (Self(Some(basis)), coordinates)
+    }
+}
+
+impl Basis {
+    /// An orthonormal basis of columns, and their coordinates in it: by Cholesky's triangle of their Gram matrix, which
+    /// is several times faster than Householder's reflections, where the columns are far enough from dependent.
+    fn of(columns: Mat<f64>) -> (Self, Mat<f64>) {
+        /// The least part of a column that is new. The basis is then orthonormal to about its inverse square in
+        /// roundoffs, 1e-12, and numbers lose no more than two digits between `columns` and the basis.
+        const LEAST: f64 = 1e-2;
+        let gram = columns_gram(columns.as_ref());
+        let independent = |triangle: &Mat<f64>| {
+            (0..triangle.ncols()).all(|i| triangle[(i, i)] >= LEAST * triangle.col(i).norm_l2())
+        };
+        if let Some(triangle) = triangle(&gram).filter(independent) {
+            let mut turn = Mat::identity(triangle.nrows(), triangle.ncols());
+            solve_upper(triangle.as_ref(), turn.as_mut());
+            return (Self { columns, turn }, triangle);
+        }
+        let (columns, triangle) = thin_qr(columns.as_ref());
+        let turn = Mat::identity(columns.ncols(), columns.ncols());
+        (Self { columns, turn }, triangle)
     }
 }
 

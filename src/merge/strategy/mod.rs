@@ -5,6 +5,7 @@
 //! models' matrices in the spaces that all of them share ([`Spectral`]). A new strategy is one file here and one row in
 //! [`ALL`]; what people may set is data in its row.
 
+mod entrywise;
 mod geometric_median;
 mod karcher;
 mod layer_adaptive;
@@ -130,6 +131,12 @@ pub trait Sheets: Sync {
 
 /// A rule on single entries, with what must be known of all entries first.
 pub trait Entrywise: Send + Sync {
+    /// # Errors
+    /// Parameters that each are right and don't go together.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Merges tile by tile, from the top, and hands the merged rows to `take`. `seed` is the layer's own, for rules that
     /// throw dice: the same for any order of work.
     ///
@@ -224,7 +231,11 @@ impl Row {
             let takes = if least == most { least.to_string() } else { format!("{least} or more") };
             return Err(Error::option(format!("{} takes {takes} models, and there are {inputs}", self.name)));
         }
-        Ok((self.make)(&settings))
+        let rule = (self.make)(&settings);
+        if let Rule::Entries(entrywise, _) = &rule {
+            entrywise.check()?;
+        }
+        Ok(rule)
     }
 }
 
@@ -253,6 +264,21 @@ pub static ALL: &[&Row] = &[
     &spectral::WUDI,
     &spectral::SUBSPACE_BOOST,
     &spectral::CTM,
+    &entrywise::TIES,
+    &entrywise::DARE_LINEAR,
+    &entrywise::DARE_TIES,
+    &entrywise::DELLA,
+    &entrywise::DELLA_LINEAR,
+    &entrywise::BREADCRUMBS,
+    &entrywise::BREADCRUMBS_TIES,
+    &entrywise::MAGNITUDE_PRUNE,
+    &entrywise::SCE,
+    &entrywise::CONSENSUS,
+    &entrywise::PCB,
+    &entrywise::TIES_SVD,
+    &entrywise::DARE_LINEAR_SVD,
+    &entrywise::DARE_TIES_SVD,
+    &entrywise::MAGNITUDE_PRUNE_SVD,
 ];
 
 /// The row of a name.
