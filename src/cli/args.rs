@@ -149,7 +149,7 @@ fn strategies() -> String {
             true => String::new(),
             false => format!(" [{}]", parameters.join(", ")),
         };
-        format!("  {:18}{}{parameters}\n", row.name, row.help)
+        format!("  {:21}{}{parameters}\n", row.name, row.help)
     };
     strategy::ALL.iter().map(line).collect()
 }
