@@ -72,8 +72,17 @@ impl Sce {
                 take(0, &numbers);
             });
         };
+        let (mut squares, mut count) = (0.0, 0_usize);
+        tiles.for_each(|_, models| {
+            for (tile, w) in models.iter().zip(weights) {
+                squares += tile.iter().map(|x| w * x * w * x).sum::<f64>();
+                count += tile.len();
+            }
+        });
+        // Copies of one model differ by rounding in a joint space.
+        let floor = (1e-12_f64).powi(2) * squares / count.max(1) as f64;
         let mut varying = 0;
-        visit(&mut |_, numbers| varying += numbers.iter().filter(|x| **x > 0.0).count());
+        visit(&mut |_, numbers| varying += numbers.iter().filter(|x| **x > floor).count());
         if varying == 0 {
             return None;
         }
