@@ -75,9 +75,7 @@ pub unsafe extern "C" fn lyco_merge_bake(
         let checkpoint = Checkpoint::open(base)?;
         let done = merge.snapshot().bake(&checkpoint, path, rounding, &mut merge.watch(progress, user))?;
         done.warnings.iter().for_each(|warning| log::warn(warning));
-        if let Some(place) = place {
-            place.write(handle::give(lyco_report::from(&done)));
-        }
+        lyco_report::hand_over(place, &done);
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.
@@ -108,9 +106,7 @@ pub unsafe extern "C" fn lyco_merge_extract(
         let (base, tuned) = (Checkpoint::open(base)?, Checkpoint::open(tuned)?);
         let done = merge.snapshot().extract(&base, &tuned, path, &mut merge.watch(progress, user))?;
         done.warnings.iter().for_each(|warning| log::warn(warning));
-        if let Some(place) = place {
-            place.write(handle::give(lyco_report::from(&done)));
-        }
+        lyco_report::hand_over(place, &done);
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.

@@ -257,9 +257,7 @@ pub unsafe extern "C" fn lyco_merge_run(
         let (bytes, done) = logged(&merge, work, |(_, report)| report)?;
         let merged = lyco_adapter::new(Adapter::from_bytes("merged", bytes)?);
         place.write(handle::give(merged));
-        if let Some(place) = report_place {
-            place.write(handle::give(lyco_report::from(&done)));
-        }
+        lyco_report::hand_over(report_place, &done);
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.
@@ -287,9 +285,7 @@ pub unsafe extern "C" fn lyco_merge_run_to(
         let report_place = handle::wanted_output(report, "report")?;
         let work = || merge.run_to(path, &mut given.watch(progress, user));
         let done = logged(&merge, work, |report| report)?;
-        if let Some(place) = report_place {
-            place.write(handle::give(lyco_report::from(&done)));
-        }
+        lyco_report::hand_over(report_place, &done);
         Ok(())
     };
     // SAFETY: the header asks for NULL or space for a pointer.

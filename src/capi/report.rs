@@ -1,6 +1,7 @@
 //! What a merge says about its result.
 
 use std::ffi::{CString, c_char};
+use std::mem::MaybeUninit;
 
 use super::adapter::lyco_param;
 use super::error::{lyco_error, lyco_status};
@@ -88,6 +89,15 @@ impl Row {
 
 impl Handle for lyco_report {
     type Hold = Unique;
+}
+
+impl lyco_report {
+    /// Gives a report to the host, if it wants one.
+    pub(super) fn hand_over(place: Option<&mut MaybeUninit<*mut Self>>, report: impl Into<Self>) {
+        if let Some(place) = place {
+            place.write(handle::give(report.into()));
+        }
+    }
 }
 
 impl From<&Report> for lyco_report {

@@ -168,14 +168,19 @@ fn storing() -> impl Iterator<Item = Arg> {
     })
 }
 
+/// Where the report goes.
+fn report(with: &str) -> Arg {
+    Arg::new("metadata")
+        .long("metadata")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help(format!("Write the report, with {with}, as JSON"))
+}
+
 /// What every command that writes an adapter takes.
 fn saying() -> [Arg; 4] {
     [
-        Arg::new("metadata")
-            .long("metadata")
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help("Write the report, with the error of every layer, as JSON"),
+        report("the error of every layer"),
         switch("verify", "Print what was stored, tensor by tensor, and the error of every layer"),
         switch("quiet", "No progress, no forecast and no summary; warnings and errors stay").short('q'),
         switch("yes", "Don't ask before a huge output is written").short('y'),
@@ -315,11 +320,7 @@ fn bake() -> Command {
         ])
         .next_help_heading("What to say")
         .args([
-            Arg::new("metadata")
-                .long("metadata")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Write the report, with what became of every tensor's ΔW, as JSON"),
+            report("what became of every tensor's ΔW"),
             switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
         ])
 }
@@ -362,11 +363,7 @@ fn extract() -> Command {
         .args(table)
         .next_help_heading("What to say")
         .args([
-            Arg::new("metadata")
-                .long("metadata")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("Write the report, with the error of every layer, as JSON"),
+            report("the error of every layer"),
             switch("quiet", "No progress and no summary; warnings and errors stay").short('q'),
         ])
 }

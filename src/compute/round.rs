@@ -52,10 +52,7 @@ impl Rounder {
     pub(crate) fn new(rounding: Rounding, dtype: Dtype, name: &str) -> Self {
         let seed = match rounding {
             Rounding::Nearest => None,
-            Rounding::Stochastic(seed) => {
-                let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
-                Some(u64::from_le_bytes(digest[..8].try_into().expect("eight bytes")))
-            }
+            Rounding::Stochastic(seed) => Some(seed_of(&[&seed.to_le_bytes(), name.as_bytes()])),
         };
         Self { dtype, format: format_of(dtype), seed }
     }
@@ -113,6 +110,12 @@ impl Format {
 /// ⌊log₂ |x|⌋; far below every format's least for 0.
 fn exponent(x: f64) -> i32 {
     ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
+}
+
+/// What the stream begins with that belongs to these bytes, one after the other.
+pub(crate) fn seed_of(parts: &[&[u8]]) -> u64 {
+    let digest = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))
 }
 
 /// The random number `index` of a stream, from 0 to below 1.

@@ -160,7 +160,10 @@ impl Target<'_> {
         let adapter = &inputs[source.input].adapter;
         let read = |part: &Part<'_>| -> Result<Delta<T>> {
             let delta = adapter.delta_at::<T>(strength(&part.id.module), part.id, part.layer)?;
-            Ok(part.windows.as_ref().map_or_else(|| delta.clone(), |w| delta.placed(w, self.shape.rows)))
+            Ok(match &part.windows {
+                None => delta,
+                Some(windows) => delta.placed(windows, self.shape.rows),
+            })
         };
         let mut sum = Delta::zero(self.shape.rows, self.shape.cols);
         for part in &source.parts {

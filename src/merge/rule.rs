@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use faer::{Mat, Scale};
-use sha2::{Digest, Sha256};
 
 use super::Context;
 use super::plan::{Merged, Target};
@@ -12,6 +11,7 @@ use super::spaces::{MergeSpace, Spaces};
 use super::strategy::{Entrywise, Rule, Sheets, Spectral};
 use crate::adapter::{Dims, Param};
 use crate::compute::linalg::set_rows;
+use crate::compute::round::seed_of;
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
@@ -39,14 +39,19 @@ impl Context<'_> {
             }
             Rule::Spectral(rule) => (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None),
         };
-        let mut inputs = Delta::zero(delta.rows(), delta.cols());
-        deltas.iter().zip(&weights).for_each(|(delta, weight)| inputs.add_scaled(*weight, delta));
-        let inherited = Inherited::of(&inputs);
+        let inherited = Inherited::of(&sum(&deltas, &weights));
         // The joint spaces' factors have the ranks of all inputs; what is in them may be smaller. Entries are what they are.
         let is_whole = delta.terms().iter().all(|(_, term)| matches!(**term, Term::Plain(Factor::Full(_))));
         let inherited = Some(if is_whole { inherited } else { inherited.summed() });
         Ok(Merged { delta, inherited, coefficients: weights, scaled: 1.0, space, matched: None })
     }
+}
+
+/// Σ wᵢ Δᵢ
+fn sum<T: Real>(deltas: &[Delta<T>], weights: &[f64]) -> Delta<T> {
+    let mut sum = Delta::zero(deltas[0].rows(), deltas[0].cols());
+    deltas.iter().zip(weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
+    sum
 }
 
 pub(super) fn spectral<T: Real>(
@@ -57,9 +62,7 @@ pub(super) fn spectral<T: Real>(
 ) -> Result<Delta<T>> {
     if !is_matrix {
         // A vector has no spectrum: biases and norms are added up.
-        let mut sum = Delta::zero(deltas[0].rows(), deltas[0].cols());
-        deltas.iter().zip(weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
-        return Ok(sum);
+        return Ok(sum(deltas, weights));
     }
     let (rows, cols) = (deltas[0].rows(), deltas[0].cols());
     let mut spaces = Spaces::unordered(deltas, MergeSpace::Core)?;
@@ -81,8 +84,7 @@ fn entries<T: Real>(
     space: MergeSpace,
     layer: &str,
 ) -> Result<(Delta<T>, Option<MergeSpace>)> {
-    let digest = Sha256::digest(layer);
-    let seed = u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"));
+    let seed = seed_of(&[layer.as_bytes()]);
     if space == MergeSpace::Full {
         deltas.iter().try_for_each(Delta::check_formable)?;
         let rows = deltas.iter().map(Rows::new).collect();

@@ -9,7 +9,7 @@ use faer::{Mat, MatRef};
 use crate::compute::linalg::{
     add_product, columns_gram, product, solve_upper, symmetric_eigen, thin_qr, triangle,
 };
-use crate::delta::{Delta, Factor, Term};
+use crate::delta::{Delta, Factor, Term, cast};
 use crate::error::Result;
 use crate::tensor::Real;
 
@@ -25,6 +25,8 @@ pub enum MergeSpace {
 }
 
 impl MergeSpace {
+    pub(super) const ALL: [Self; 3] = [Self::Full, Self::Core, Self::Knots];
+
     /// The name that options spell.
     pub fn name(self) -> &'static str {
         match self {
@@ -86,14 +88,14 @@ impl Spaces {
         if let Some(basis) = &mut self.left.0 {
             let mut gram = Mat::zeros(rows, rows);
             self.matrices.iter().for_each(|m| add_product(gram.as_mut(), 1.0, m.as_ref(), m.transpose()));
-            let turn = symmetric_eigen(gram.as_ref())?.1.reverse_cols().to_owned();
+            let turn = directions(&gram)?;
             basis.turn = product(basis.turn.as_ref(), turn.as_ref());
             self.matrices.iter_mut().for_each(|matrix| *matrix = product(turn.transpose(), matrix.as_ref()));
         }
         if let Some(basis) = &mut self.right.0 {
             let mut gram = Mat::zeros(cols, cols);
             self.matrices.iter().for_each(|m| add_product(gram.as_mut(), 1.0, m.transpose(), m.as_ref()));
-            let turn = symmetric_eigen(gram.as_ref())?.1.reverse_cols().to_owned();
+            let turn = directions(&gram)?;
             basis.turn = product(basis.turn.as_ref(), turn.as_ref());
             self.matrices.iter_mut().for_each(|matrix| *matrix = product(matrix.as_ref(), turn.as_ref()));
         }
@@ -102,9 +104,6 @@ impl Spaces {
 
     /// The delta whose matrix in these spaces this is.
     pub(super) fn delta<T: Real>(&self, matrix: &Mat<f64>) -> Delta<T> {
-        let cast = |matrix: MatRef<'_, f64>| {
-            Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| T::from_f64(matrix[(i, j)]))
-        };
         let turned = |basis: &Basis| product(basis.columns.as_ref(), basis.turn.as_ref());
         let factor = match (&self.left.0, &self.right.0) {
             (None, None) => Factor::Full(cast(matrix.as_ref())),
@@ -142,6 +141,11 @@ impl Spaces {
             _ => MergeSpace::Core,
         }
     }
+}
+
+/// Singular vectors by decreasing value, from the Gram matrix.
+fn directions(gram: &Mat<f64>) -> Result<Mat<f64>> {
+    Ok(symmetric_eigen(gram.as_ref())?.1.reverse_cols().to_owned())
 }
 
 impl Side {

@@ -57,11 +57,7 @@ const LAMBDA: Parameter = Parameter {
 
 /// The rule in the space that is set.
 fn entries(rule: impl Entrywise + 'static, settings: &Settings<'_>) -> Rule {
-    let space = match settings.word("merge_space") {
-        "full" => Some(MergeSpace::Full),
-        "core" => Some(MergeSpace::Core),
-        "knots" => Some(MergeSpace::Knots),
-        _ => None,
-    };
+    let wanted = settings.word("merge_space");
+    let space = MergeSpace::ALL.into_iter().find(|space| space.name() == wanted);
     Rule::Entries(Box::new(rule), space)
 }
