@@ -60,25 +60,24 @@ __device__ inline void each(u64 count, Whole whole, Single single) {
     }
 }
 
-// x of all threads of the block, joined in one order: lanes by halves, then warps by halves. Thread 0 has the result.
+// x of all threads of the block, joined in one order: lanes by halves, then warps by halves. Thread 0 gets the result.
 template <class T, class Join> __device__ inline T join_block(T x, Join join) {
     __shared__ T of_warp[THREADS / 32];
     for (int half = 16; half > 0; half /= 2) {
         x = join(x, __shfl_down_sync(0xffffffffu, x, half));
     }
-    // What an earlier call left may still be being read.
-    __syncthreads();
     if (threadIdx.x % 32 == 0) {
         of_warp[threadIdx.x / 32] = x;
     }
     __syncthreads();
-    for (int half = THREADS / 64; half > 0; half /= 2) {
+    for (u32 half = THREADS / 64; half > 0; half /= 2) {
         if (threadIdx.x < half) {
             of_warp[threadIdx.x] = join(of_warp[threadIdx.x], of_warp[threadIdx.x + half]);
         }
+        // After the last, it may be used again.
         __syncthreads();
     }
-    return of_warp[0];
+    return threadIdx.x == 0 ? of_warp[0] : x;
 }
 
 struct Add {
@@ -121,7 +120,7 @@ __device__ inline double uniform(u64 seed, u64 index) {
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
     z ^= z >> 31;
-    return double(z >> 11) / double(1ull << 53);
+    return double(z >> 11) * (1.0 / double(1ull << 53));
 }
 
 // How a launch rounds: to the nearest, or at random from the seed by the number's index in its tensor.
@@ -138,9 +137,9 @@ __device__ inline double power_of_two(int exponent) { return double_of(u64(expon
 
 // x on the grid of a format with MANTISSA stored bits and LEAST the smallest exponent of a normal number.
 template <int MANTISSA, int LEAST> __device__ inline double on_grid(double x, const Rounding& how, u64 index) {
-    const int e = exponent(x);
-    const double step = power_of_two((e > LEAST ? e : LEAST) - MANTISSA);
-    const double steps = x / step;
+    const int e = exponent(x), unit = (e > LEAST ? e : LEAST) - MANTISSA;
+    // Times the inverse of a power of two is the quotient, exactly.
+    const double step = power_of_two(unit), steps = x * power_of_two(-unit);
     if (!how.stochastic) {
         return rint(steps) * step;
     }
@@ -199,7 +198,7 @@ template <int MANTISSA, int LEAST> struct Eight {
         saturated += fabs(y) > largest;
         y = fmin(fmax(y, -largest), largest);
         const int e = exponent(y) > LEAST ? exponent(y) : LEAST;
-        const u32 steps = u32(fabs(y) / power_of_two(e - MANTISSA));
+        const u32 steps = u32(fabs(y) * power_of_two(MANTISSA - e));
         // A subnormal number has no leading one, and the exponent field 0, which stands for the least exponent too.
         bits = u8((bits_of(y) >> 63) << 7 | ((u32(e - LEAST) << MANTISSA) + steps));
         return is_finite(x);

@@ -29,8 +29,8 @@ __device__ inline void stage(const T* x, u64 stride, u64 first, u64 end, u32 col
 }
 
 template <class T> __device__ inline void gram(const T* x, u64 rows, u32 cols, u64 stride, double* partial) {
-    __shared__ alignas(16) T left[DEPTH][LINE];
-    __shared__ alignas(16) T right[DEPTH][LINE];
+    alignas(16) __shared__ T left[DEPTH][LINE];
+    alignas(16) __shared__ T right[DEPTH][LINE];
     // All threads of a block agree about this.
     if (blockIdx.x > blockIdx.y) {
         return;

@@ -4,9 +4,9 @@
 // Launch: (⌈cols/64⌉, ⌈rows/64⌉) blocks of 256 threads, each thread 4 × 4 entries. Sizes of the order of a layer's: rows
 // of a launch below 2²², columns below 2³².
 //
-// Error of an entry: |computed − exact| ≤ (terms + 16 + rank/16 + 2) u · Σ |cᵢ| |termᵢ|, where |term| has the absolute
-// values of all factors, and u is half an ulp of T: products are added by fma, 16 at a time. Every entry is added up in
-// one order, whatever the tile.
+// Error of an entry: |computed − exact| ≤ Σ (terms + 4 + Σ (17 + rank/16)) u |cᵢ| |termᵢ|, the inner sum over the products in
+// a term, where |term| has the absolute values of all factors, and u is half an ulp of T: products are added by fma, 16 at a
+// time. Every entry is added up in one order, whatever the tile.
 #include "common.cuh"
 
 constexpr int EDGE = 64;

@@ -69,7 +69,7 @@ template <class T> __device__ inline u32 equal_ones(const T (&some)[PER<T>], u32
     u32 equal = 0;
 #pragma unroll
     for (int i = 0; i < PER<T>; i++) {
-        equal += i < there && key(some[i]) == least;
+        equal += u32(i) < there && key(some[i]) == least;
     }
     return equal;
 }
@@ -122,7 +122,7 @@ __device__ inline void cut(const T* x, u64 count, u64 least, u64 equals, const u
     } else {
 #pragma unroll
         for (int i = 0; i < PER<T>; i++) {
-            if (i < there) {
+            if (u32(i) < there) {
                 out[first + i] = some[i];
             }
         }
