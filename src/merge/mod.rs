@@ -48,7 +48,7 @@ use crate::tensor::{Dtype, Real, TensorView, encode};
 pub use blocks::BlockWeights;
 pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
-pub use options::{MatchNorm, Options, Quality, Space};
+pub use options::{Device, MatchNorm, Options, Quality, Space};
 
 use naming::Namer;
 use notices::Notices;
@@ -370,6 +370,7 @@ impl Merge {
             writer.push(&name, dtype, &shape, &data)?;
         }
         body.warnings.extend(context.notices.warnings());
+        body.warnings.extend(context.options.on_the_cpu());
         body.warnings.extend(scale_warning(&scaled));
         body.warnings.extend(flat_warning(&flat));
         Ok(body)
