@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, value_parser};
+use clap_complete::Shell;
 use lycomerge::merge::{options, strategy};
 
 use super::output::Failure;
@@ -25,6 +26,12 @@ const COMBINING: [&str; 7] =
 
 /// The name of the subcommand that stores one adapter in another form: a merge of one.
 pub(crate) const CONVERT: &str = "convert";
+
+/// The name of the subcommand that prints a shell's completions.
+pub(crate) const COMPLETIONS: &str = "completions";
+
+/// The name of the subcommand that writes man pages.
+pub(crate) const MAN: &str = "man";
 
 /// What the output is called unless `--output` says otherwise.
 const DEFAULT_OUTPUT: &str = "merged_lycoris.safetensors";
@@ -121,6 +128,8 @@ pub(crate) fn command() -> Command {
         .subcommand(bake())
         .subcommand(extract())
         .subcommand(inspect())
+        .subcommand(completions())
+        .subcommand(man())
 }
 
 /// A row of the table as an argument.
@@ -384,6 +393,37 @@ fn inspect() -> Command {
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
             base(),
         ])
+}
+
+fn completions() -> Command {
+    Command::new(COMPLETIONS)
+        .about("Print what a shell needs to complete this command's options")
+        .arg_required_else_help(true)
+        .after_help(
+            "Examples:\n  lycomerge completions bash > ~/.local/share/bash-completion/completions/lycomerge\n  \
+             lycomerge completions zsh > ~/.zfunc/_lycomerge\n  \
+             lycomerge completions fish > ~/.config/fish/completions/lycomerge.fish",
+        )
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .required(true)
+                .value_parser(value_parser!(Shell))
+                .help("The shell"),
+        )
+}
+
+fn man() -> Command {
+    Command::new(MAN)
+        .about("Write the man pages of this command and its subcommands")
+        .arg_required_else_help(true)
+        .arg(
+            Arg::new("folder")
+                .value_name("FOLDER")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Where they go, such as ~/.local/share/man/man1; it is made if it isn't there"),
+        )
 }
 
 fn base() -> Arg {
