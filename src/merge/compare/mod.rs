@@ -39,6 +39,8 @@ pub struct Comparison {
     /// How much of their spaces they share, 0 to 1: the geometric mean of ⟨ΔᵢΔᵢᵀ, ΔⱼΔⱼᵀ⟩ / (‖ΔᵢΔᵢᵀ‖ ‖ΔⱼΔⱼᵀ‖) and the same of
     /// ΔᵀΔ.
     pub overlaps: Square,
+    /// What the overlaps would be by chance, of the same singular values in spaces that have nothing to do with each other.
+    pub chance_overlaps: Square,
     /// Σ (|x| + |y|) over entries of opposite signs, in that over all entries.
     pub sign_conflicts: Square,
     /// ‖ΣΔᵢ‖ / √(Σ‖Δᵢ‖²): below 1 they cancel, above they reinforce each other.
@@ -203,6 +205,7 @@ impl Merge {
             });
         }
         let norms = whole.norms();
+        let [overlaps, chance_overlaps] = whole.overlaps();
         let has = |input: usize| {
             let has = |target: &Target<'_>| target.sources.iter().any(|source| source.input == input);
             targets.iter().filter(|(_, target)| has(target)).count()
@@ -224,7 +227,8 @@ impl Merge {
         let mut comparison = Comparison {
             inputs: inputs.collect(),
             cosines: whole.cosines(),
-            overlaps: whole.overlaps(),
+            overlaps,
+            chance_overlaps,
             sign_conflicts: whole.sign_conflicts(),
             kept: whole.kept(),
             overlap_layers,
