@@ -26,6 +26,9 @@ use measure::{Measured, Sums, overlaps};
 /// How many of the layers whose joint spaces are no smaller than they are have their overlaps measured.
 const DENSE_SAMPLE: usize = 24;
 
+/// The kept share of a layer from which it is not said to cancel: what independent adapters keep by chance.
+const KEPT: f64 = 0.95;
+
 /// A symmetric table with a row and a column for each input.
 pub type Square = Vec<Vec<f64>>;
 
@@ -106,9 +109,9 @@ impl Comparison {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The layers that cancel, those first whose sum loses most of the inputs' squares.
+    /// The layers that cancel noticeably, those first whose sum loses most of the inputs' squares.
     pub fn cancelling(&self) -> Vec<&ComparedLayer> {
-        let mut layers: Vec<_> = self.layers.iter().filter(|layer| layer.lost() > 0.0).collect();
+        let mut layers: Vec<_> = self.layers.iter().filter(|layer| layer.kept < KEPT).collect();
         layers.sort_by(|x, y| y.lost().total_cmp(&x.lost()).then_with(|| x.name.cmp(&y.name)));
         layers
     }
