@@ -14,9 +14,11 @@ use crate::error::{Error, Result};
 use crate::fit::{Bound, Format};
 use crate::tensor::Dtype;
 
-/// How many layers are looked at; in LoHa, which has to be fitted to tell, a few.
+/// How many layers are looked at; in LoHa, which has to be fitted to tell, at least a few, and as many more as have so many
+/// entries together.
 const SAMPLE: usize = 128;
 const SLOW_SAMPLE: usize = 6;
+const SLOW_ENTRIES: usize = 1 << 24;
 
 /// The errors per layer that `auto` is planned for, besides its default.
 const TOLERANCES: [f64; 9] = [0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7];
@@ -106,9 +108,12 @@ impl Merge {
             let found = merge.sampled(&run, &context, &chosen, (&context.fit, formats), merge.any_bound())?;
             Ok((found, chosen.len(), layers))
         };
+        let targets = sites.iter().flat_map(|site| &site.targets);
+        let entries: usize = targets.map(|target| target.shape.rows * target.shape.cols).sum();
+        let few = (SLOW_ENTRIES * sites.len() / entries.max(1)).clamp(SLOW_SAMPLE, SAMPLE);
         let (mut all, looked_at, layers) = sampled(sites, &quick, SAMPLE)?;
         if !slow.is_empty() {
-            all.extend(sampled(merge.sites()?, &slow, SLOW_SAMPLE)?.0);
+            all.extend(sampled(merge.sites()?, &slow, few)?.0);
         }
         let formats: Vec<Format> = quick.into_iter().chain(slow).collect();
         let auto = &all[0];
