@@ -145,11 +145,13 @@ fn blocks(canvas: &Canvas<'_>, layout: &Layout, comparison: &Comparison) -> Resu
                 canvas.area((x, bottom - height(*norm)), (x + bar, bottom), color)?;
             }
         }
-        let conflicts = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let conflict = conflicts.map(|(i, j)| block.sign_conflicts[i][j]).fold(0.0, f64::max);
+        let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+        let conflict = pairs.map(|(i, j)| block.sign_conflicts[i][j]).fold(0.0, f64::max);
         // From −1, where nothing is left, to 1, where all of two add up.
-        let figures =
-            [(conflict, theme.rising(conflict)), (block.kept, theme.diverging((block.kept - 1.0) / 0.42))];
+        let figures = [
+            (conflict, conflicts(theme, conflict)),
+            (block.kept, theme.diverging((block.kept - 1.0) / 0.42)),
+        ];
         for ((_, (from, to)), (x, ground)) in rows.iter().zip(figures) {
             canvas.area((start + 0.5, *from), (start + slot - 1.0, *to), ground)?;
             if slot >= 28.0 {
