@@ -453,6 +453,12 @@ const char *lyco_option_default(size_t index);
 /// What it does, in one line.
 const char *lyco_option_help(size_t index);
 
+/// How many words an option chooses from, which are counted from 0; 0 where it takes numbers or names.
+size_t lyco_option_choice_count(size_t option);
+
+/// A word that the option takes, such as "auto" for "format".
+const char *lyco_option_choice(size_t option, size_t index);
+
 /// Adapters
 /// ========
 ///
