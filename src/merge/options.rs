@@ -27,6 +27,29 @@ pub enum Quality {
     Compact,
 }
 
+impl Quality {
+    /// From the largest file to the smallest.
+    pub(super) const ALL: [Self; 3] = [Self::Exact, Self::Good, Self::Compact];
+
+    /// The name, as options spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Good => "good",
+            Self::Compact => "compact",
+        }
+    }
+
+    /// The relative error that it allows a layer; none where a size is all that counts.
+    pub(super) fn tolerance(self) -> Option<f64> {
+        match self {
+            Self::Exact => Some(budget::EXACT),
+            Self::Good => Some(0.2),
+            Self::Compact => None,
+        }
+    }
+}
+
 /// What norm a layer is brought to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatchNorm {
@@ -197,7 +220,7 @@ pub static ALL: [Row; 20] = [
                the largest input)",
         choices: &["exact", "good", "compact"],
         set: |o, v| {
-            let all = [("exact", Quality::Exact), ("good", Quality::Good), ("compact", Quality::Compact)];
+            let all = Quality::ALL.map(|quality| (quality.name(), quality));
             one_of(v, &all).map(|x| o.quality = Some(x))
         },
     },
@@ -377,10 +400,7 @@ impl Options {
 
     /// What every layer's fit must keep to; `sized`: unless a limit on the size says more.
     pub(super) fn bound(&self, sized: bool) -> Bound {
-        let named = self.quality.map(|quality| match quality {
-            Quality::Good => 0.2,
-            Quality::Exact | Quality::Compact => budget::EXACT,
-        });
+        let named = self.quality.map(|quality| quality.tolerance().unwrap_or(budget::EXACT));
         let default = if self.format == Format::Auto { budget::EXACT } else { 0.0 };
         let tolerance = self.tolerance.or(named);
         Bound {
