@@ -153,11 +153,7 @@ async def serve(given, base, port):
         )
 
         again = await server.run(smaller)
-        check(
-            "the same again takes everything from the cache",
-            set(again["cached"]) == set(smaller),
-            again["cached"],
-        )
+        check("the same again takes everything from the cache", set(again["cached"]) == set(smaller), again["cached"])
         os.utime(base / "models/loras/loha.safetensors")
         changed = await server.run(smaller)
         ran = sorted(set(smaller) - set(changed["cached"]), key=int)

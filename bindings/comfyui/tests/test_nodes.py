@@ -20,6 +20,7 @@ import folder_paths  # noqa: E402
 import lycomerge  # noqa: E402
 import numpy  # noqa: E402
 from comfy import lora, model_management, utils  # noqa: E402
+from comfy_execution import graph_utils  # noqa: E402
 
 
 def load_pack():
@@ -308,7 +309,7 @@ class Nodes(unittest.TestCase):
         (stack, _), text = run("LycomergeSave", merge=recipe, **widgets("LycomergeSave"))
         self.assertEqual((stack, folder_paths.get_filename_list("loras")), ([], before))
         for quality in ("exact", "good", "compact"):
-            said = re.search(rf"{quality}: ([\d.]+) (kB|MB), error ([\d.e-]+) %", text)
+            said = re.search(rf"{quality}: about ([\d.]+) (kB|MB), error about ([\d.e-]+) %", text)
             self.assertTrue(said, text)
             run("LycomergeSave", merge=recipe, filename=quality, quality=quality, if_it_exists="refuse")
             size = (self.loras / f"{quality}.safetensors").stat().st_size
@@ -344,9 +345,14 @@ class Nodes(unittest.TestCase):
         for name in FILES:
             self.assertIn(name, text)
         self.assertRegex(text, r"1 and 3: cosine -?0\.\d\d")
-        self.assertIn("compact: ", text)
-        result, text = run("LycomergeCompare", lora_stack=[(FILES[0], 1.0, 1.0)], dark=True)
+        self.assertIn("compact: about ", text)
+
+    def test_one_adapter_is_inspected(self):
+        (compared, plan, text), _ = run("LycomergeCompare", lora_stack=[(FILES[0], 1.0, 1.0)], dark=True)
+        self.assertIsInstance(compared, graph_utils.ExecutionBlocker)
+        self.assertEqual(plan.shape[3], 3)
         self.assertIn("1: invert.lokr4.safetensors: LoKr, 97 layers", text)
+        self.assertIn("norm of IN04: ", text)
 
 
 class Pack(unittest.TestCase):
