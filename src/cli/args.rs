@@ -123,7 +123,7 @@ Examples:
     lycomerge compare --json a.safetensors b.safetensors
 What the figures mean:
   cosine     1: the same direction, 0: independent, -1: opposite
-  overlap    how much of their input and output spaces they share, from 0 to 1
+  overlap    how much of their input and output spaces they share, from 0 to 1, and how much that is by chance
   conflicts  the share of all change where their signs differ; half of it for independent adapters
   kept       the norm of the sum by that of independent adapters: below 1 they cancel, above they reinforce";
 
