@@ -215,6 +215,16 @@ class Nodes(unittest.TestCase):
             self.assertLess(self.error_of(model, half, wanted), 1e-3)
             self.assertEqual(utils.heard, [], "another strength merged again")
 
+    def test_names_that_comfyui_lacks_become_those_that_it_has(self):
+        name = LORAS[0][0]
+        for naming in ("peft", "diffusers"):
+            renamed = lycomerge.Merge(format="keep", naming=naming).add(ADAPTERS / name)
+            renamed.run_to(self.loras / f"{naming}.safetensors")
+            recipe = merge([(f"{naming}.safetensors", 1.0, 1.0)])
+            model = network(name)
+            (patched, *_), _ = run("LycomergeApply", model=model, merge=recipe, strength_model=1.0, strength_clip=1.0)
+            self.assertLess(self.error_of(model, patched, truth([(name, 1.0, 1.0)])), 1e-3)
+
     def test_low_ranks_stay_low(self):
         merged, _ = merge(LORAS).exact(None)
         self.assertLess(len(merged.data), 3 * (ADAPTERS / LORAS[0][0]).stat().st_size)
