@@ -737,6 +737,7 @@ struct Family {
 /// What Merge::set() takes; `value` is empty for a switch, which takes "true" or "false".
 struct Option {
     std::string_view name, value, standard, help;
+    std::vector<std::string_view> choices;  ///< The words that it takes; empty where it takes numbers or names.
 };
 
 inline std::vector<Strategy> strategies() {
@@ -761,9 +762,12 @@ inline std::vector<Family> families() {
 
 inline std::vector<Option> options() {
     std::vector<Option> all;
-    for (std::size_t i = 0; i < lyco_option_count(); i++)
+    for (std::size_t i = 0; i < lyco_option_count(); i++) {
+        std::vector<std::string_view> choices;
+        for (std::size_t k = 0; k < lyco_option_choice_count(i); k++) choices.push_back(lyco_option_choice(i, k));
         all.push_back({lyco_option_name(i), detail::view(lyco_option_value(i)), lyco_option_default(i),
-                       lyco_option_help(i)});
+                       lyco_option_help(i), std::move(choices)});
+    }
     return all;
 }
 

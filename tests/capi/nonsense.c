@@ -31,6 +31,8 @@ static void accessors(void) {
         }
         CHECK(!lyco_option_name(none[i]) && !lyco_option_value(none[i]));
         CHECK(!lyco_option_default(none[i]) && !lyco_option_help(none[i]));
+        CHECK(lyco_option_choice_count(none[i]) == 0);
+        CHECK(!lyco_option_choice(none[i], 0) && !lyco_option_choice(0, none[i]));
         CHECK(!lyco_family_name(none[i]) && !lyco_family_help(none[i]));
     }
 

@@ -180,6 +180,10 @@ def declare(library: CDLL) -> None:
     library.lyco_option_default.restype = c_char_p
     library.lyco_option_help.argtypes = [c_size_t]
     library.lyco_option_help.restype = c_char_p
+    library.lyco_option_choice_count.argtypes = [c_size_t]
+    library.lyco_option_choice_count.restype = c_size_t
+    library.lyco_option_choice.argtypes = [c_size_t, c_size_t]
+    library.lyco_option_choice.restype = c_char_p
     library.lyco_adapter_open.argtypes = [c_char_p, POINTER(lyco_open_options), POINTER(c_void_p), POINTER(c_void_p)]
     library.lyco_adapter_open.restype = c_uint32
     library.lyco_adapter_from_memory.argtypes = [c_char_p, POINTER(c_uint8), c_size_t, POINTER(lyco_open_options), POINTER(c_void_p), POINTER(c_void_p)]
