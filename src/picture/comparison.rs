@@ -38,6 +38,9 @@ impl Layout {
     }
 }
 
+/// What a figure is shown in.
+type Colours<'a> = &'a dyn Fn(f64) -> RGBColor;
+
 /// `1 style`
 fn numbered(k: usize, name: &str) -> String {
     format!("{}  {}", k + 1, short(name, LETTERS))
@@ -54,7 +57,7 @@ pub(super) fn svg(comparison: &Comparison, theme: &'static Theme) -> Result<Stri
             let at = (MARGIN, layout.tables + (k as f64 + 0.5) * layout.cell);
             canvas.text(at, Side::Right, 13.0, theme.text, &numbered(k, &input.name))?;
         }
-        let tables: [(&str, &Square, &dyn Fn(f64) -> RGBColor); 3] = [
+        let tables: [(&str, &Square, Colours<'_>); 3] = [
             ("cosine", &comparison.cosines, &|x| theme.diverging(x)),
             ("overlap of spaces", &comparison.overlaps, &|x| theme.rising(x)),
             ("conflicting signs", &comparison.sign_conflicts, &|x| conflicts(theme, x)),
