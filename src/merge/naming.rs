@@ -55,7 +55,7 @@ impl Namer {
 }
 
 /// The model that the inputs are for, as far as all of them together tell.
-fn architecture_of(inputs: &[Input]) -> Option<Architecture> {
+pub(super) fn architecture_of(inputs: &[Input]) -> Option<Architecture> {
     let layers = inputs.iter().flat_map(|input| input.adapter.layers());
     let weights = layers.filter(|(id, _)| id.param == Param::Weight);
     architecture(weights.map(|(id, layer)| (id.module.as_str(), layer.shape.cols))).map(|(found, _)| found)

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::tensor::Real;
 
 /// Entries whose delta is made, and which are written, at once.
-pub(super) const TILE: usize = 1 << 17;
+pub(super) const TILE: usize = 1 << 16;
 
 /// The same on a GPU, at most, for copies are as fast as larger ones, and at least: with less, starting a kernel takes longer
 /// than running it.
@@ -70,12 +70,13 @@ impl<T: Real> Whole<'_, T> {
 pub(super) struct OnCpu<'a, T: Real> {
     whole: Whole<'a, T>,
     rounded: Rounded<'a, T>,
+    weight: Vec<T>,
     delta: Vec<T>,
 }
 
 impl<'a, T: Real> OnCpu<'a, T> {
     pub(super) fn new(whole: Whole<'a, T>) -> Self {
-        Self { whole, rounded: Rounded::new(whole.job, whole.rounding), delta: Vec::new() }
+        Self { whole, rounded: Rounded::new(whole.job, whole.rounding), weight: Vec::new(), delta: Vec::new() }
     }
 }
 
@@ -92,9 +93,12 @@ impl<T: Real> Tiles for OnCpu<'_, T> {
             let to = &mut self.delta[at * cols..(at + from.len()) * cols];
             self.whole.deltas[which].add(from, to);
         });
+        // A whole tile at once: the processor reads ahead only in what it meets line by line.
+        let first = rows.start * cols;
+        self.whole.job.view.read_into(first..first + self.delta.len(), &mut self.weight);
         let mut sums = Sums::default();
-        for (i, block) in self.delta.chunks(BLOCK).enumerate() {
-            sums.add(self.rounded.append(block, rows.start * cols + i * BLOCK, out)?);
+        for (i, (weight, delta)) in self.weight.chunks(BLOCK).zip(self.delta.chunks(BLOCK)).enumerate() {
+            sums.add(self.rounded.append(weight, delta, first + i * BLOCK, out)?);
         }
         Ok(sums)
     }
