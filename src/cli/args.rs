@@ -19,6 +19,9 @@ pub(crate) const BAKE: &str = "bake";
 /// The name of the subcommand that extracts.
 pub(crate) const EXTRACT: &str = "extract";
 
+/// The name of the subcommand that opens the page.
+pub(crate) const UI: &str = "ui";
+
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
 const COMBINING: [&str; 7] =
     ["strategy", "normalize", "norm-threshold", "match-norm", "skip-unknown", "threads", "memory"];
@@ -106,6 +109,15 @@ Examples:
   For programs:
     lycomerge inspect --json style.safetensors";
 
+const UI_EXAMPLES: &str = "\
+Examples:
+  The adapters here, in a browser on this machine:
+    lycomerge ui
+  Those of another folder, on another port, without opening a browser:
+    lycomerge ui --folder ~/loras --port 8080 --no-browser
+
+It needs the Python package: pip install 'lycomerge[ui]'. Its options are those of 'python -m lycomerge.ui --help'.";
+
 /// The whole command line.
 pub(crate) fn command() -> Command {
     Command::new("lycomerge")
@@ -121,6 +133,7 @@ pub(crate) fn command() -> Command {
         .subcommand(bake())
         .subcommand(extract())
         .subcommand(inspect())
+        .subcommand(ui())
 }
 
 /// A row of the table as an argument.
@@ -384,6 +397,22 @@ fn inspect() -> Command {
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
             base(),
         ])
+}
+
+/// The page is the Python package's, which reads its own options.
+fn ui() -> Command {
+    Command::new(UI)
+        .about("Open the page on which adapters are chosen, weighed, compared and merged in a browser")
+        .after_help(format!("{UI_EXAMPLES}\n\n{EXIT_CODES}"))
+        .arg(
+            Arg::new("options")
+                .value_name("OPTIONS")
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .value_parser(value_parser!(OsString))
+                .help("The page's options, such as --folder FOLDER, --port PORT and --no-browser"),
+        )
 }
 
 fn base() -> Arg {

@@ -1,8 +1,8 @@
 //! The command `lycomerge`: a face of the library, made of what a person at a terminal needs.
 //!
 //! [`args`] makes the command line from the library's table of options, [`merge`], [`bake`], [`extract`] and
-//! [`inspect`] are the subcommands (a conversion is a merge of one), and the rest is how they talk: results go to stdout,
-//! everything else to stderr.
+//! [`inspect`] are the subcommands (a conversion is a merge of one), [`ui`] hands over to the Python package, and the
+//! rest is how they talk: results go to stdout, everything else to stderr.
 
 mod advice;
 mod args;
@@ -15,6 +15,7 @@ mod progress;
 mod stop;
 mod table;
 mod text;
+mod ui;
 mod verify;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ fn run() -> Result<(), Failure> {
         Some((args::MERGE | args::CONVERT, matches)) => merge::run(matches),
         Some((args::BAKE, matches)) => bake::run(matches),
         Some((args::EXTRACT, matches)) => extract::run(matches),
+        Some((args::UI, matches)) => ui::run(matches),
         Some((_, matches)) => inspect::run(matches),
         None => Ok(()),
     }
