@@ -1,5 +1,6 @@
 """The page itself, of gradio's parts. It holds for gradio 3, with which A1111's WebUI comes, and all later ones: what a
-part shows is changed by `gradio.update`, and rows that may be needed are there from the beginning, hidden.
+part shows is changed by `gradio.update`, rows that may be needed are there from the beginning, hidden, and what is
+chosen from a menu is its label, since old menus show nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from .run import Run, Stopped
 
 #: How many adapters the page takes; the library takes any number.
 MOST = 16
+
+#: The menu's word for no base model. No file is called so.
+NO_BASE = "none"
 
 #: How often, in seconds, the page hears how far a run is.
 _PULSE = 0.2
@@ -46,14 +50,13 @@ class _Form:
         self.names = gradio.State([])
         with gradio.Accordion("Base model", open=False):
             self.base = gradio.Dropdown(
-                self._bases(), value="", label="Checkpoint that the adapters were trained on", elem_id="lm-base",
+                self._bases(), value=NO_BASE, label="Checkpoint that the adapters were trained on", elem_id="lm-base",
                 info="Only DoRA, OFT, BOFT, GLoRA, (IA)³ and T-LoRA need it",
             )  # fmt: skip
         gradio.HTML(show.heading(2, "How they become one", "The plain sum is what hosts do that load several adapters at once."))
         plain = next(iter(all_strategies().values()))
         self.strategy = gradio.Dropdown(
-            [(strategy.title, strategy.name) for strategy in all_strategies().values()],
-            value=plain.name, label="Strategy", elem_id="lm-strategy",
+            list(all_strategies()), value=plain.title, label="Strategy", elem_id="lm-strategy",
         )  # fmt: skip
         self.about = gradio.HTML(show.strategy(plain))
         self.parameters = {parameter: self._parameter(parameter, parameter in plain.parameters) for parameter in parameters()}
@@ -87,8 +90,8 @@ class _Form:
         """Weights and block weights, row by row."""
         return [part for row in self.rows for part in row[2:]]
 
-    def _bases(self) -> list[tuple[str, str]]:
-        return [("none", ""), *((name, name) for name in self.host.checkpoints())]
+    def _bases(self) -> list[str]:
+        return [NO_BASE, *self.host.checkpoints()]
 
     @staticmethod
     def _parameter(parameter: Parameter, visible: bool) -> Any:
@@ -112,7 +115,8 @@ class _Form:
         if option.name == "quality":
             return gradio.Radio(show.choices(option, {}), value="", **shared)
         if option.choices or option.value is None:
-            return gradio.Dropdown(show.choices(option, {}), value="", **shared)
+            labels = [label for label, _ in show.choices(option, {})]
+            return gradio.Dropdown(labels, value=next(label for label, value in show.choices(option, {}) if not value), **shared)
         return gradio.Textbox("", placeholder=option.default, max_lines=1, **shared)
 
     @property
@@ -125,8 +129,13 @@ class _Form:
         names, cells, rest = values[0], values[1 : 1 + 2 * MOST], values[1 + 2 * MOST :]
         base, strategy, *texts = rest
         items: list[Parameter | Option] = [*self.parameters, *self.options]
-        given = {item: str(text or "") for item, text in zip(items, texts, strict=True)}
-        return Request(self._rows(names, cells), base or None, strategy, given)
+        given = {item: self._meant(item, str(text or "")) for item, text in zip(items, texts, strict=True)}
+        return Request(self._rows(names, cells), None if base in (None, NO_BASE) else base, all_strategies()[strategy], given)
+
+    @staticmethod
+    def _meant(item: Parameter | Option, text: str) -> str:
+        """The value that a menu's label stands for; other texts are values."""
+        return dict(show.choices(item, {})).get(text, text) if isinstance(item, Option) else text
 
     @staticmethod
     def _rows(names: Sequence[str], cells: Sequence[Any]) -> list[Row]:
@@ -145,8 +154,8 @@ class _Form:
             updates += [gradio.update(visible=bool(row.name)), shown, row.weight, row.block_weights]
         return updates
 
-    def _strategy_chosen(self, name: str) -> list[Any]:
-        strategy = all_strategies()[name]
+    def _strategy_chosen(self, title: str) -> list[Any]:
+        strategy = all_strategies()[title]
         return [show.strategy(strategy), *(gradio.update(visible=p in strategy.parameters) for p in self.parameters)]
 
 
@@ -158,11 +167,11 @@ class _Results:
         self.look = gradio.Button("Compare and plan", elem_id="lm-look")
         with gradio.Row(elem_classes=["lm-line"]):
             self.name = gradio.Textbox("merged", label="Name of the result", max_lines=1, scale=3, min_width=160, elem_id="lm-name")
-            self.replace = gradio.Checkbox(False, label="replace a file of this name", scale=2, min_width=140, elem_id="lm-replace")
+            self.replace = gradio.Checkbox(False, label="Replace it if it exists", scale=2, min_width=150, elem_id="lm-replace")
         with gradio.Row(elem_classes=["lm-line"]):
             self.merge = gradio.Button("Merge", variant="primary", scale=3, min_width=120, elem_id="lm-merge")
             self.stop = gradio.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80, elem_id="lm-stop")
-        self.status = gradio.HTML("", elem_id="lm-status")
+        self.status = gradio.HTML(show.note("Choose adapters, then compare them, or merge right away."), elem_id="lm-status")
         self.result = gradio.HTML("", elem_id="lm-result")
         self.file = gradio.File(label="Download", visible=False, interactive=False, elem_id="lm-download")
         self.pictures = gradio.HTML("", elem_id="lm-pictures")

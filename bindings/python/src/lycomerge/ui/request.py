@@ -17,8 +17,8 @@ FIRST = ("quality", "format", "dtype", "rank", "max-size")
 
 @cache
 def all_strategies() -> Mapping[str, Strategy]:
-    """The library's strategies by their names."""
-    return {strategy.name: strategy for strategy in strategies()}
+    """The library's strategies by their titles."""
+    return {strategy.title: strategy for strategy in strategies()}
 
 
 @cache
@@ -65,16 +65,16 @@ class Request:
 
     rows: Sequence[Row]
     base: str | None
-    strategy: str
+    strategy: Strategy
     #: What was typed for all parameters, of any strategy, and for all options.
     given: Mapping[Parameter | Option, str]
 
     def settings(self) -> dict[str, str]:
         """What is set otherwise than the library would have it: of parameters, those that the strategy has."""
-        wanted = (*storing(), *(p for p in all_strategies()[self.strategy].parameters if p in parameters()))
+        wanted = (*storing(), *(parameter for parameter in self.strategy.parameters if parameter in parameters()))
         texts = {item: self.given.get(item, "").strip() for item in wanted}
         set_ = {item.name: text for item, text in texts.items() if text and text != item.default}
-        return {"strategy": self.strategy, **set_}
+        return {"strategy": self.strategy.name, **set_}
 
     def merge(self, host: Host) -> Merge:
         """The merge. Files are opened anew for each, so that the page keeps none open."""

@@ -94,11 +94,15 @@ def application(folder: Path, port: int) -> Guard:
     theme = gradio.themes.Default(
         primary_hue="teal", secondary_hue="teal", neutral_hue="slate",
         font=["ui-sans-serif", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white", button_primary_text_color_dark="white",
     )  # fmt: skip
     # From version 6 on, a theme is the server's; before, the page's.
     own, served = ({}, {"theme": theme}) if version >= 6 else ({"theme": theme}, {})
     with gradio.Blocks(title="lycomerge", analytics_enabled=False, **own) as blocks:
-        gradio.HTML("<style>footer { display: none !important }</style>", visible=True)
+        gradio.HTML("<style>footer { display: none !important }</style>")
         page(Host.of_folder(folder))
     blocks.queue()
     if version >= 4:
