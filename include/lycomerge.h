@@ -41,13 +41,15 @@
  *
  * Which calls may run at the same time, from any threads:
  *
- * | on the same    | reading it | changing it | _free()                                        |
- * | -------------- | ---------- | ----------- | ---------------------------------------------- |
- * | lyco_adapter   | yes        | (never)     | yes: it is counted, and each owner frees once  |
- * | lyco_builder   | yes        | yes         | no                                             |
- * | lyco_merge     | yes        | yes         | no                                             |
- * | lyco_report    | yes        | (never)     | no                                             |
- * | lyco_error     | yes        | (never)     | no                                             |
+ * | on the same     | reading it | changing it | _free()                                        |
+ * | --------------- | ---------- | ----------- | ---------------------------------------------- |
+ * | lyco_adapter    | yes        | (never)     | yes: it is counted, and each owner frees once  |
+ * | lyco_builder    | yes        | yes         | no                                             |
+ * | lyco_merge      | yes        | yes         | no                                             |
+ * | lyco_report     | yes        | (never)     | no                                             |
+ * | lyco_plan       | yes        | (never)     | no                                             |
+ * | lyco_comparison | yes        | (never)     | no                                             |
+ * | lyco_error      | yes        | (never)     | no                                             |
  *
  * "Yes" also means together with what else says yes on the same line. "No" means that no other call on the object may
  * be going on, nor come after. Calls on different objects, and those on none, may always run at the same time;
@@ -213,6 +215,11 @@ typedef struct lyco_adapter lyco_adapter;
 /// because an adapter never changes and the host's memory may.
 typedef struct lyco_builder lyco_builder;
 
+/// How adapters compare: how aligned they are, and where they work against each other.
+///
+/// It never changes, so any number of threads may read it. Its JSON and its pictures live as long as it does.
+typedef struct lyco_comparison lyco_comparison;
+
 /// Why a call failed, in which file and layer.
 ///
 /// It never changes, so any number of threads may read it. Its strings live as long as it does.
@@ -224,6 +231,11 @@ typedef struct lyco_error lyco_error;
 /// options as they are when it begins, and changes nothing, so one merge can be run several times, and changed for
 /// the next run while one goes on.
 typedef struct lyco_merge lyco_merge;
+
+/// What a merge can be stored as: size and error of every format, rank and dtype.
+///
+/// It never changes, so any number of threads may read it. Its JSON and its pictures live as long as it does.
+typedef struct lyco_plan lyco_plan;
 
 /// What a merge says about its result: how exact it is, as a whole and by layer.
 ///
@@ -453,6 +465,12 @@ const char *lyco_option_default(size_t index);
 /// What it does, in one line.
 const char *lyco_option_help(size_t index);
 
+/// How many words an option chooses from, which are counted from 0; 0 where it takes numbers or names.
+size_t lyco_option_choice_count(size_t option);
+
+/// A word that the option takes, such as "auto" for "format".
+const char *lyco_option_choice(size_t option, size_t index);
+
 /// Adapters
 /// ========
 ///
@@ -660,6 +678,65 @@ lyco_status lyco_merge_run_to(const lyco_merge *merge,
 
 /// Frees the merge; its inputs and results live on where they have other owners. NULL is allowed.
 void lyco_merge_free(lyco_merge *merge);
+
+/// Plans
+/// =====
+///
+/// Says what the merge comes to in every format, rank and dtype, from the spectra of a sample of the layers, before
+/// anything is merged. Options about the stored form count for nothing, but for "dtype" and "factor". `progress` may be
+/// NULL.
+lyco_status lyco_merge_plan(const lyco_merge *merge,
+                            lyco_progress_callback progress,
+                            void *user,
+                            lyco_plan **plan,
+                            lyco_error **error);
+
+/// Everything as JSON: "inputs" with their sizes, the "norm" of the merge, how many "layers" there are and how many of them
+/// were looked at ("sampled"), the three "qualities", and "curves" for each format and dtype, whose "points" have the
+/// options that ask for them, rank, size in bytes and error of the whole file. NULL for NULL.
+const char *lyco_plan_json(const lyco_plan *plan);
+
+/// Draws size against error. `kind` is "svg", "png", or "html" for a whole report that is light or dark as its reader's
+/// system is; `dark` is 0 or 1. The bytes are the plan's. A library that was built without pictures says
+/// LYCO_STATUS_UNSUPPORTED.
+lyco_status lyco_plan_picture(const lyco_plan *plan,
+                              const char *kind,
+                              uint32_t dark,
+                              const uint8_t **bytes,
+                              uint64_t *byte_len,
+                              lyco_error **error);
+
+/// Frees the plan, its JSON and its pictures. NULL is allowed.
+void lyco_plan_free(lyco_plan *plan);
+
+/// Comparisons
+/// ===========
+///
+/// Compares the inputs, at their weights and block weights; it takes two or more. Strategy and what is stored count for
+/// nothing. `progress` may be NULL.
+lyco_status lyco_merge_compare(const lyco_merge *merge,
+                               lyco_progress_callback progress,
+                               void *user,
+                               lyco_comparison **comparison,
+                               lyco_error **error);
+
+/// Everything as JSON: "inputs" with name, weight, norm and number of layers; "cosines", "overlaps" of their spaces and
+/// "sign_conflicts" as tables with a row for each input; what a plain sum has "kept"; the same by "blocks" and "layers";
+/// and "advice", sentences that say what it suggests. NULL for NULL.
+const char *lyco_comparison_json(const lyco_comparison *comparison);
+
+/// Draws the tables as heat maps, and what the inputs do in each block. `kind` is "svg", "png", or "html" for a whole
+/// report that is light or dark as its reader's system is; `dark` is 0 or 1. The bytes are the comparison's. A library
+/// that was built without pictures says LYCO_STATUS_UNSUPPORTED.
+lyco_status lyco_comparison_picture(const lyco_comparison *comparison,
+                                    const char *kind,
+                                    uint32_t dark,
+                                    const uint8_t **bytes,
+                                    uint64_t *byte_len,
+                                    lyco_error **error);
+
+/// Frees the comparison, its JSON and its pictures. NULL is allowed.
+void lyco_comparison_free(lyco_comparison *comparison);
 
 /// Deltas
 /// ======

@@ -31,12 +31,13 @@ pub mod file;
 pub mod fit;
 pub mod merge;
 pub mod model;
+pub mod picture;
 pub mod report;
 pub mod survey;
 pub mod tensor;
 
 pub use adapter::Adapter;
 pub use error::{Error, ErrorKind, Result};
-pub use merge::Merge;
+pub use merge::{Comparison, Merge, Plan};
 pub use report::Report;
 pub use survey::Survey;

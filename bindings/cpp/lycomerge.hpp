@@ -460,6 +460,54 @@ struct Forecast {
     double relative_error;
 };
 
+/// What a merge comes to in every format, rank and dtype.
+class Plan {
+public:
+    /// Becomes the owner of a handle from the C interface.
+    explicit Plan(lyco_plan *handle) : handle_(handle) {}
+
+    /// Everything, as JSON.
+    std::string_view json() const { return detail::view(lyco_plan_json(handle_.get())); }
+
+    /// Draws it: "svg", "png", or "html" for a whole report. The bytes live as long as this object.
+    Outcome<Span<const std::uint8_t>> picture(const std::string &kind = "svg", bool dark = false) const {
+        const std::uint8_t *bytes = nullptr;
+        std::uint64_t byte_len = 0;
+        return detail::attempt(
+            [&](lyco_error **error) {
+                return lyco_plan_picture(handle_.get(), kind.c_str(), dark, &bytes, &byte_len, error);
+            },
+            [&] { return Span<const std::uint8_t>(bytes, static_cast<std::size_t>(byte_len)); });
+    }
+
+private:
+    std::unique_ptr<lyco_plan, detail::Free<lyco_plan_free>> handle_;
+};
+
+/// How adapters compare.
+class Comparison {
+public:
+    /// Becomes the owner of a handle from the C interface.
+    explicit Comparison(lyco_comparison *handle) : handle_(handle) {}
+
+    /// Everything, as JSON.
+    std::string_view json() const { return detail::view(lyco_comparison_json(handle_.get())); }
+
+    /// Draws it: "svg", "png", or "html" for a whole report. The bytes live as long as this object.
+    Outcome<Span<const std::uint8_t>> picture(const std::string &kind = "svg", bool dark = false) const {
+        const std::uint8_t *bytes = nullptr;
+        std::uint64_t byte_len = 0;
+        return detail::attempt(
+            [&](lyco_error **error) {
+                return lyco_comparison_picture(handle_.get(), kind.c_str(), dark, &bytes, &byte_len, error);
+            },
+            [&] { return Span<const std::uint8_t>(bytes, static_cast<std::size_t>(byte_len)); });
+    }
+
+private:
+    std::unique_ptr<lyco_comparison, detail::Free<lyco_comparison_free>> handle_;
+};
+
 /// Hears how far a run is, on the thread that called it; `false` cancels. What it throws cancels, too, and comes out of
 /// the run.
 using Progress = std::function<bool(std::string_view stage, std::size_t done, std::size_t total)>;
@@ -551,6 +599,26 @@ public:
                 return lyco_merge_forecast(get(), hear, user, &found, error);
             },
             [&] { return Forecast{found.huge != 0, found.byte_len, found.input_byte_len, found.relative_error}; });
+    }
+
+    /// Says size and error of every format, rank and dtype, from a sample of the layers.
+    Outcome<Plan> plan(const Progress &progress = nullptr) const {
+        lyco_plan *plan = nullptr;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) { return lyco_merge_plan(get(), hear, user, &plan, error); },
+            [&] { return Plan(plan); });
+    }
+
+    /// Compares the inputs at their weights: how aligned they are, and where they work against each other.
+    Outcome<Comparison> compare(const Progress &progress = nullptr) const {
+        lyco_comparison *comparison = nullptr;
+        return watched(
+            progress,
+            [&](auto hear, void *user, lyco_error **error) {
+                return lyco_merge_compare(get(), hear, user, &comparison, error);
+            },
+            [&] { return Comparison(comparison); });
     }
 
     /// Merges into memory.
@@ -669,6 +737,7 @@ struct Family {
 /// What Merge::set() takes; `value` is empty for a switch, which takes "true" or "false".
 struct Option {
     std::string_view name, value, standard, help;
+    std::vector<std::string_view> choices;  ///< The words that it takes; empty where it takes numbers or names.
 };
 
 inline std::vector<Strategy> strategies() {
@@ -693,9 +762,12 @@ inline std::vector<Family> families() {
 
 inline std::vector<Option> options() {
     std::vector<Option> all;
-    for (std::size_t i = 0; i < lyco_option_count(); i++)
+    for (std::size_t i = 0; i < lyco_option_count(); i++) {
+        std::vector<std::string_view> choices;
+        for (std::size_t k = 0; k < lyco_option_choice_count(i); k++) choices.push_back(lyco_option_choice(i, k));
         all.push_back({lyco_option_name(i), detail::view(lyco_option_value(i)), lyco_option_default(i),
-                       lyco_option_help(i)});
+                       lyco_option_help(i), std::move(choices)});
+    }
     return all;
 }
 

@@ -38,6 +38,7 @@ struct Choice {
     value: Option<CString>,
     default: CString,
     help: CString,
+    choices: Vec<CString>,
 }
 
 static STRATEGIES: LazyLock<Vec<Strategy>> = LazyLock::new(|| {
@@ -68,6 +69,7 @@ static OPTIONS: LazyLock<Vec<Choice>> = LazyLock::new(|| {
         value: row.value.map(text::own),
         default: text::own(row.default),
         help: text::own(row.help),
+        choices: row.choices.iter().map(|choice| text::own(choice)).collect(),
     };
     options::ALL.iter().map(own).collect()
 });
@@ -202,4 +204,19 @@ pub extern "C" fn lyco_option_default(index: usize) -> *const c_char {
 #[unsafe(no_mangle)]
 pub extern "C" fn lyco_option_help(index: usize) -> *const c_char {
     of_option(index, |row| Some(&row.help))
+}
+
+/// How many words an option chooses from, which are counted from 0; 0 where it takes numbers or names.
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_choice_count(option: usize) -> usize {
+    infallible(0, || OPTIONS.get(option).map_or(0, |row| row.choices.len()))
+}
+
+/// A word that the option takes, such as "auto" for "format".
+#[unsafe(no_mangle)]
+pub extern "C" fn lyco_option_choice(option: usize, index: usize) -> *const c_char {
+    infallible(ptr::null(), || {
+        let row = OPTIONS.get(option).and_then(|row| row.choices.get(index));
+        text::lend(row.map(CString::as_c_str))
+    })
 }

@@ -13,6 +13,7 @@
 
 mod guard;
 mod handle;
+mod pictures;
 mod sized;
 mod text;
 
@@ -34,6 +35,10 @@ pub mod dlpack;
 pub mod builder;
 
 pub mod merge;
+
+pub mod plan;
+
+pub mod comparison;
 
 pub mod delta;
 

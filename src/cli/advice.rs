@@ -35,7 +35,7 @@ pub(crate) fn huge(forecast: &Forecast) -> String {
     let mut table =
         Table::new([("", Side::Left), ("Size", Side::Right), ("Error", Side::Right), ("Rank", Side::Right)]);
     let smaller = forecast.alternatives.iter().filter(|a| a.bytes < forecast.bytes);
-    for Alternative { options, bytes, error, rank } in smaller {
+    for Alternative { options, bytes, error, rank, .. } in smaller {
         table.push([format!("  {options}"), size(*bytes), percent(*error), format!("to {rank}")]);
     }
     text += &format!(
@@ -65,7 +65,7 @@ pub(crate) fn after(report: &Report, options: &Options, ways: &[Alternative]) ->
         ));
     }
     let ways = ways.iter().filter(|way| way.error < 0.9 * report.error);
-    let way = |(i, Alternative { options, bytes, error, rank }): (usize, &Alternative)| {
+    let way = |(i, Alternative { options, bytes, error, rank, .. }): (usize, &Alternative)| {
         let verb = if i == 0 { " holds it" } else { "" };
         let rank = if *rank > 0 { format!("rank up to {rank}, ") } else { String::new() };
         format!("{options}{verb} to about {} ({rank}{})", percent(*error), size(*bytes))

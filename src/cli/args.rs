@@ -22,6 +22,12 @@ pub(crate) const EXTRACT: &str = "extract";
 /// The name of the subcommand that opens the page.
 pub(crate) const UI: &str = "ui";
 
+/// The name of the subcommand that foretells every format.
+pub(crate) const PLAN: &str = "plan";
+
+/// The name of the subcommand that compares.
+pub(crate) const COMPARE: &str = "compare";
+
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
 const COMBINING: [&str; 7] =
     ["strategy", "normalize", "norm-threshold", "match-norm", "skip-unknown", "threads", "memory"];
@@ -100,6 +106,30 @@ Examples:
     lycomerge extract sdxl.safetensors finetuned.safetensors --max-size 300MB -o small.safetensors
     lycomerge extract sdxl.safetensors finetuned.safetensors --format full -o whole.safetensors";
 
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  What two styles come to in every format, before anything is merged:
+    lycomerge plan ink.safetensors pastel.safetensors
+  At the weights and by the strategy of the merge to come, with a picture:
+    lycomerge plan a.safetensors b.safetensors --weights 0.7 0.5 --strategy ties --png plan.png
+  A page to send to somebody:
+    lycomerge plan a.safetensors b.safetensors --html plan.html
+Each row says the options of 'lycomerge merge' that give it.";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  Whether three styles get on with each other:
+    lycomerge compare ink.safetensors pastel.safetensors chalk.safetensors
+  At the weights of the merge to come, with a heat map:
+    lycomerge compare a.safetensors b.safetensors --weights 0.7 -0.5 --png compared.png
+  For programs, with every block and layer:
+    lycomerge compare --json a.safetensors b.safetensors
+What the figures mean:
+  cosine     1: the same direction, 0: independent, -1: opposite
+  overlap    how much of their input and output spaces they share, from 0 to 1
+  conflicts  the share of all change where their signs differ; half of it for independent adapters
+  kept       the norm of the sum by that of independent adapters: below 1 they cancel, above they reinforce";
+
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   What a file is, where in the model it acts, and how strongly:
@@ -132,6 +162,8 @@ pub(crate) fn command() -> Command {
         .subcommand(convert())
         .subcommand(bake())
         .subcommand(extract())
+        .subcommand(plan())
+        .subcommand(compare())
         .subcommand(inspect())
         .subcommand(ui())
 }
@@ -236,15 +268,7 @@ fn merge() -> Command {
         .after_help(format!("Strategies:\n{strategies}\n{BLOCK_WEIGHTS}\n\n{MERGE_EXAMPLES}\n\n{EXIT_CODES}"))
         .args([
             files("models", "MODELS", "The adapters to merge: safetensors or PyTorch files, told apart by their content, or PEFT's folders"),
-            Arg::new("weights")
-                .short('w')
-                .long("weights")
-                .value_name("W")
-                .num_args(1..)
-                .action(ArgAction::Append)
-                .allow_negative_numbers(true)
-                .value_parser(weights)
-                .help("The strength of each model, of any sign and in their order [default: 1 each]"),
+            model_weights(),
             base(),
         ])
         .args(block_weights("[N:]TEXT", "of model N, counted from 1, or of every model without an own one"))
@@ -262,6 +286,90 @@ fn merge() -> Command {
         .arg(set())
         .next_help_heading("What to say and ask")
         .args(saying())
+}
+
+fn model_weights() -> Arg {
+    Arg::new("weights")
+        .short('w')
+        .long("weights")
+        .value_name("W")
+        .num_args(1..)
+        .action(ArgAction::Append)
+        .allow_negative_numbers(true)
+        .value_parser(weights)
+        .help("The strength of each model, of any sign and in their order [default: 1 each]")
+}
+
+/// The rows that combine deltas, and others of these names.
+fn combining(more: &[&str]) -> impl Iterator<Item = Arg> {
+    options::ALL
+        .iter()
+        .filter(move |row| COMBINING.contains(&row.name) || more.contains(&row.name))
+        .map(option)
+}
+
+/// Where figures go besides the terminal.
+fn showing() -> Vec<Arg> {
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+    };
+    vec![
+        switch("json", "Print JSON in place of the tables"),
+        file("svg", "Draw a picture of lines and text"),
+        file("png", "Draw a picture of dots"),
+        file(
+            "html",
+            "Write a report: one page with the tables and the picture, light or dark as its reader's system is",
+        ),
+        switch("dark", "Draw the picture on a dark ground"),
+        switch("quiet", "No progress and no tables; warnings and errors stay").short('q'),
+    ]
+}
+
+fn plan() -> Command {
+    Command::new(PLAN)
+        .about("Say how large and how exact a merge is in every format and rank, before it is made")
+        .arg_required_else_help(true)
+        .after_help(format!(
+            "Strategies:\n{}\n{BLOCK_WEIGHTS}\n\n{PLAN_EXAMPLES}\n\n{EXIT_CODES}",
+            strategies()
+        ))
+        .args([
+            files(
+                "models",
+                "MODELS",
+                "The adapters to merge: safetensors or PyTorch files, or PEFT's folders",
+            ),
+            model_weights(),
+            base(),
+        ])
+        .args(block_weights("[N:]TEXT", "of model N, counted from 1, or of every model without an own one"))
+        .next_help_heading("How to merge")
+        .args(combining(&["dtype", "factor"]))
+        .arg(set())
+        .next_help_heading("What to show")
+        .args(showing())
+}
+
+fn compare() -> Command {
+    let table = options::ALL.iter().filter(|row| ["skip-unknown", "threads", "memory"].contains(&row.name));
+    Command::new(COMPARE)
+        .about("Say how adapters get on with each other: how aligned they are, and where they conflict")
+        .arg_required_else_help(true)
+        .after_help(format!("{BLOCK_WEIGHTS}\n\n{COMPARE_EXAMPLES}\n\n{EXIT_CODES}"))
+        .args([
+            files(
+                "models",
+                "MODELS",
+                "The adapters, two or more: safetensors or PyTorch files, or PEFT's folders",
+            ),
+            model_weights(),
+            base(),
+        ])
+        .args(block_weights("[N:]TEXT", "of model N, counted from 1, or of every model without an own one"))
+        .args(table.map(option))
+        .next_help_heading("What to show")
+        .args(showing())
 }
 
 fn convert() -> Command {
@@ -287,10 +395,9 @@ fn convert() -> Command {
 }
 
 fn bake() -> Command {
-    let table = options::ALL.iter().filter(|row| COMBINING.contains(&row.name));
-    let table = table.map(|row| match row.name {
-        "memory" => option(row).help(format!("{} [default: 256MiB]", row.help)),
-        _ => option(row),
+    let table = combining(&[]).map(|arg| match arg.get_id().as_str() {
+        "memory" => arg.help("What layers in work may take together, such as 2GiB [default: 256MiB]"),
+        _ => arg,
     });
     let strategies = strategies();
     Command::new(BAKE)

@@ -9,8 +9,7 @@ use lycomerge::error::one_line;
 use lycomerge::{Adapter, Survey};
 
 use super::merge::base;
-use super::output::{self, Failure};
-
+use super::output::{self, Failure, ascii_controls};
 use super::table::{Side, Table};
 use super::text::{count, digits, number, size};
 
@@ -49,20 +48,6 @@ fn open(path: &Path, options: &OpenOptions) -> Result<Adapter, Failure> {
         return Err(Failure::failed(format!("Model file not found: {}", path.display())));
     }
     Ok(Adapter::open_with(path, options)?)
-}
-
-/// JSON with an escape for the control characters that it may hold as they are: DEL and those above it, which
-/// terminals obey too.
-fn ascii_controls(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c.is_control() && c != '\n' {
-            let _ = write!(out, "\\u{:04x}", u32::from(c));
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 /// A file's facts, for people.

@@ -63,14 +63,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 impl Job {
     fn new(matches: &ArgMatches) -> Result<Self, Failure> {
-        let models: Vec<PathBuf> = matches.get_many("models").unwrap_or_default().cloned().collect();
-        let weights = matches.try_get_many::<Vec<f64>>("weights").ok().flatten();
-        let weights: Option<Vec<f64>> = weights.map(|weights| weights.flatten().copied().collect());
-        let weights = weights.unwrap_or_else(|| vec![1.0; models.len()]);
-        if weights.len() != models.len() {
-            let (n, m) = (weights.len(), models.len());
-            return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
-        }
+        let (models, weights) = weighed_models(matches)?;
         let path = |name| matches.get_one::<PathBuf>(name).cloned();
         let mut options = given_options(matches)?;
         keep_if_only_renamed(matches, &mut options)?;
@@ -179,6 +172,19 @@ impl Job {
         }
         output::result(&text)
     }
+}
+
+/// The models that the command line names, and their weights.
+pub(crate) fn weighed_models(matches: &ArgMatches) -> Result<(Vec<PathBuf>, Vec<f64>), Failure> {
+    let models: Vec<PathBuf> = matches.get_many("models").unwrap_or_default().cloned().collect();
+    let weights = matches.try_get_many::<Vec<f64>>("weights").ok().flatten();
+    let weights: Option<Vec<f64>> = weights.map(|weights| weights.flatten().copied().collect());
+    let weights = weights.unwrap_or_else(|| vec![1.0; models.len()]);
+    if weights.len() != models.len() {
+        let (n, m) = (weights.len(), models.len());
+        return Err(Failure::usage(format!("Number of weights ({n}) must match number of models ({m})")));
+    }
+    Ok((models, weights))
 }
 
 /// The model that the command line names.
@@ -343,10 +349,10 @@ pub(crate) fn layers(layers: &[LayerReport]) -> String {
     format!("{} ({families})", count(names.len(), "layer"))
 }
 
-/// Puts a text at `path`, whole or not at all.
-pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
+/// Puts something at `path`, whole or not at all.
+pub(crate) fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut file = AtomicFile::create(path)?;
-    let written = file.write_all(text.as_bytes());
+    let written = file.write_all(content.as_ref());
     written.map_err(|error| Failure::failed(format!("{}: can't write: {error}", path.display())))?;
     Ok(file.commit()?)
 }

@@ -1,6 +1,7 @@
 //! Where words go: results to stdout, everything else to stderr, and how a run ends. Nothing that a file or a path
 //! brings reaches the terminal but as text.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -64,6 +65,20 @@ pub(crate) fn result(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// JSON with an escape for the control characters that it may hold as they are: DEL and those above it, which
+/// terminals obey too.
+pub(crate) fn ascii_controls(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            let _ = fmt::Write::write_fmt(&mut out, format_args!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Says something on stderr. If nobody can hear it, the work goes on.

@@ -61,6 +61,11 @@ impl Curve {
         *self.points.get(self.points.partition_point(|point| point.error > close)).unwrap_or(least)
     }
 
+    /// The largest rank that it has.
+    fn largest_rank(&self) -> usize {
+        self.points.last().map_or(0, |point| point.rank)
+    }
+
     /// Without the points above a rank; the smallest stays in any case.
     #[must_use]
     pub(super) fn up_to(mut self, rank: Option<usize>) -> Self {
@@ -151,6 +156,22 @@ impl Bound {
     pub(super) fn floor(&self) -> f64 {
         0.1 * self.dtype.unit_roundoff()
     }
+}
+
+/// The curves that are left where nothing but a rank is asked for: low rank is stored at just that one, and what is
+/// already there only if it needs no more.
+pub fn at_rank(curves: &[Curve], rank: usize) -> Vec<Curve> {
+    let limited = |curve: &Curve| {
+        let curve = curve.clone().up_to(Some(rank));
+        match curve.form {
+            Form::Own => (curve.largest_rank() <= rank).then_some(curve),
+            Form::Lora | Form::LokrUnit => {
+                Some(Curve { points: curve.points.last().copied().into_iter().collect(), ..curve })
+            }
+            _ => Some(curve),
+        }
+    };
+    curves.iter().filter_map(limited).collect()
 }
 
 /// The smallest form within the bound, or the best there is.

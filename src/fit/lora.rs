@@ -43,7 +43,7 @@ impl<T: Real> Fitter<'_, T> {
             Purpose::Make if bound.within_size => self.svd(0.0)?.sigma.clone(),
             Purpose::Make => self.svd(bound.tolerance)?.sigma.clone(),
             Purpose::Survey => self.core().spectrum()?,
-            Purpose::Estimate => self.core().spectrum_estimate()?,
+            Purpose::Estimate => self.spectrum_estimate()?.to_vec(),
         };
         Ok(self.curve_of(form, &sigma, 0.0))
     }
@@ -95,7 +95,6 @@ impl<T: Real> Fitter<'_, T> {
 
     /// The one point that a rule on the singular values chooses.
     fn ruled_curve(&self, form: Form, rule: RankRule, bound: Bound) -> Result<Curve> {
-        let estimated;
         let some = match (bound.purpose, rule.left_out()) {
             (Purpose::Make, Some(left)) if left > 300.0 * T::ROUNDOFF => {
                 self.svd_until(|sigma, all| rule.rank(sigma, all) < sigma.len())?
@@ -107,11 +106,8 @@ impl<T: Real> Fitter<'_, T> {
             (Purpose::Make, Some(most)) if !rule.needs_all() => {
                 &self.kept_svd(|core| core.leading(most))?.sigma
             }
-            (Purpose::Make | Purpose::Survey, _) => &self.svd(0.0)?.sigma,
-            (Purpose::Estimate, _) => {
-                estimated = self.core().spectrum_estimate()?;
-                &estimated
-            }
+            (Purpose::Make | Purpose::Survey, _) => &self.svd(0.0)?.sigma[..],
+            (Purpose::Estimate, _) => self.spectrum_estimate()?,
         };
         let all = self.core().matrix.squared_norm_l2().to_f64();
         let rank = rule.rank(sigma, all).min(bound.rank.unwrap_or(usize::MAX));
@@ -125,6 +121,14 @@ impl<T: Real> Fitter<'_, T> {
         let kept = squares(&self.core().leading(rank)?.sigma);
         let all = self.core().matrix.squared_norm_l2().to_f64();
         Ok((1.0 - kept / all).max(0.0).sqrt())
+    }
+
+    fn spectrum_estimate(&self) -> Result<&[f64]> {
+        if let Some(sigma) = self.spectrum_estimate.get() {
+            return Ok(sigma);
+        }
+        let sigma = self.core().spectrum_estimate()?;
+        Ok(self.spectrum_estimate.get_or_init(|| sigma))
     }
 
     fn svd(&self, tolerance: f64) -> Result<&Svd<T>> {

@@ -145,6 +145,7 @@ pub struct Fitter<'a, T: Real> {
     options: &'a FitOptions,
     inherited: OnceCell<Inherited>,
     core: OnceCell<Core<'a, T>>,
+    spectrum_estimate: OnceCell<Vec<f64>>,
     svd: OnceCell<Svd<T>>,
     nearest_kron: OnceCell<lokr::Nearest<T>>,
     nearest_loha: OnceCell<(usize, Hadamard<T>, f64)>,
@@ -159,6 +160,7 @@ impl<'a, T: Real> Fitter<'a, T> {
             options,
             inherited: OnceCell::new(),
             core: OnceCell::new(),
+            spectrum_estimate: OnceCell::new(),
             svd: OnceCell::new(),
             nearest_kron: OnceCell::new(),
             nearest_loha: OnceCell::new(),
@@ -205,21 +207,29 @@ impl<'a, T: Real> Fitter<'a, T> {
     /// # Errors
     /// A decomposition that doesn't converge.
     pub fn curves(&self, bound: Bound) -> Result<Vec<Curve>> {
+        self.curves_in(self.options.format, bound)
+    }
+
+    /// The same in another format than the options say.
+    ///
+    /// # Errors
+    /// A decomposition that doesn't converge.
+    pub fn curves_in(&self, format: Format, bound: Bound) -> Result<Vec<Curve>> {
         let bound = bound.of_kernel(self.shape.kernel());
-        let curves = self.all_curves(bound)?;
+        let curves = self.all_curves(format, bound)?;
         Ok(curves.into_iter().map(|curve| curve.up_to(bound.rank)).collect())
     }
 
-    fn all_curves(&self, bound: Bound) -> Result<Vec<Curve>> {
+    fn all_curves(&self, format: Format, bound: Bound) -> Result<Vec<Curve>> {
         let numbers = self.shape.rows * self.shape.cols;
         let full = Curve::single(Form::Full, Point { rank: 0, error: 0.0, numbers });
         if self.is_vector() {
             return Ok(vec![full]);
         }
         if self.joint.is_zero() {
-            return Ok(vec![Curve::single(self.zero_form(), Point { rank: 1, error: 0.0, numbers: 0 })]);
+            return Ok(vec![Curve::single(zero_form(format), Point { rank: 1, error: 0.0, numbers: 0 })]);
         }
-        Ok(match self.options.format {
+        Ok(match format {
             Format::Full => {
                 self.delta().check_formable()?;
                 vec![full]
@@ -335,15 +345,6 @@ impl<'a, T: Real> Fitter<'a, T> {
         self.options.format == Format::Auto && self.shape.dims == Dims::Unknown
     }
 
-    fn zero_form(&self) -> Form {
-        match self.options.format {
-            Format::Auto | Format::Lora => Form::Lora,
-            Format::Lokr => Form::LokrUnit,
-            Format::Loha => Form::Loha,
-            Format::Full => Form::Full,
-        }
-    }
-
     /// A layer without effect, stored so that it stays in the file's list of layers.
     fn zero_term(&self, form: Form) -> Term<T> {
         let (rows, cols) = (self.shape.rows, self.shape.cols);
@@ -354,6 +355,16 @@ impl<'a, T: Real> Fitter<'a, T> {
             Form::Full => Term::Plain(Factor::Full(Mat::zeros(rows, cols))),
             Form::Own | Form::Lokr | Form::Lora => Term::Plain(nothing()),
         }
+    }
+}
+
+/// What a layer without effect is stored as.
+fn zero_form(format: Format) -> Form {
+    match format {
+        Format::Auto | Format::Lora => Form::Lora,
+        Format::Lokr => Form::LokrUnit,
+        Format::Loha => Form::Loha,
+        Format::Full => Form::Full,
     }
 }
 

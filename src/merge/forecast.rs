@@ -1,10 +1,12 @@
 //! Size and error before the heavy work, from the spectra of a sample of layers.
 
-use super::plan::{Site, Target};
+use serde::Serialize;
+
+use super::plan::Site;
+use super::sampling::{Cost, Samples, sample};
 use super::{Context, Merge, Watch, engine};
 use crate::error::Result;
-use crate::file::FileKind;
-use crate::fit::{Bound, Curve, FitOptions, Format, Purpose, budget};
+use crate::fit::{Bound, FitOptions, Format, Purpose};
 use crate::merge::{Options, Quality, Space};
 
 /// How many layers are looked at for the forecast, and for what could have been done instead.
@@ -26,24 +28,19 @@ pub struct Forecast {
     pub alternatives: Vec<Alternative>,
 }
 
-/// Another way to store the merge.
-#[derive(Clone, Debug)]
+/// A way to store a merge in the smallest forms.
+#[derive(Clone, Debug, Serialize)]
 pub struct Alternative {
+    /// The quality's name.
+    pub quality: &'static str,
     /// The options that ask for it.
-    pub options: &'static str,
+    pub options: String,
     /// Its size.
     pub bytes: u64,
     /// Its file-wide relative error.
     pub error: f64,
     /// The largest rank in it.
     pub rank: usize,
-}
-
-/// A layer that was looked at, and how many it stands for.
-struct Sample {
-    curves: Vec<Curve>,
-    norm: f64,
-    count: usize,
 }
 
 impl Forecast {
@@ -70,25 +67,21 @@ impl Merge {
         run.stage("surveying");
         let (chosen, total) = sample(sites, SAMPLE);
         let bound = self.plain_bound();
-        let overhead = self.estimated_overhead(&chosen);
         let tolerance = if self.size_limit().is_some() { 1.0 } else { bound.tolerance };
         let surveyed = Bound { tolerance, purpose: Purpose::Estimate, ..bound };
-        let own = sampled_curves(&run, &context.fit, &context, &chosen, surveyed)?;
-        let bound = match self.size_limit() {
-            None => bound,
-            Some(limit) => at_size(&own, limit.saturating_sub(overhead), bound)?,
-        };
-        let main = self.cost(&own, bound, overhead, "");
-        let sampled = (own.len(), total);
+        let how = (&context.fit, &[self.options.format][..]);
+        let own = &self.sampled(&run, &context, &chosen, how, surveyed)?[0];
+        let bound = self.size_limit().map_or(Ok(bound), |limit| own.at_size(limit, bound))?;
+        let Cost { bytes, error, .. } = own.cost(bound, context.fit.match_norm);
         let mut forecast = Forecast {
-            bytes: main.bytes,
-            error: main.error,
-            sampled,
+            bytes,
+            error,
+            sampled: (chosen.len(), total),
             input_bytes: self.inputs.iter().map(|input| input.adapter.file().byte_len()).sum(),
             alternatives: Vec::new(),
         };
         if self.options.space == Space::Delta && forecast.is_huge() {
-            forecast.alternatives = self.other_ways(&run, &context, &chosen, overhead)?;
+            forecast.alternatives = self.other_ways(&run, &context, &chosen)?;
         }
         Ok(forecast)
     }
@@ -103,13 +96,7 @@ impl Merge {
         let context = self.context(&run, &sites)?;
         run.stage("surveying");
         let (chosen, _) = sample(sites, SMALL_SAMPLE);
-        let overhead = self.estimated_overhead(&chosen);
-        self.other_ways(&run, &context, &chosen, overhead)
-    }
-
-    /// What the file takes besides the factors, if it is safetensors; one of another kind takes little more.
-    fn estimated_overhead(&self, chosen: &[(Site<'_>, usize)]) -> u64 {
-        self.overhead(chosen.iter().map(|(site, count)| (site, *count)), FileKind::SafeTensors) as u64
+        self.other_ways(&run, &context, &chosen)
     }
 
     fn other_ways(
@@ -117,99 +104,48 @@ impl Merge {
         run: &engine::Run<'_>,
         context: &Context<'_>,
         sites: &[(Site<'_>, usize)],
-        overhead: u64,
     ) -> Result<Vec<Alternative>> {
         let fit = FitOptions { format: Format::Auto, match_norm: false, factor: None, ..context.fit.clone() };
-        let loose = Bound { purpose: Purpose::Estimate, ..Bound::new(1.0, None, self.options.dtype) };
-        let samples = sampled_curves(run, &fit, context, sites, loose)?;
-        let at = |tolerance| Bound { tolerance, ..loose };
-        let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);
-        let bounds = [
-            (Quality::Exact, Some(at(budget::EXACT))),
-            (Quality::Good, Some(at(0.2))),
-            (Quality::Compact, at_size(&samples, largest.saturating_sub(overhead), loose).ok()),
-        ];
-        let auto = self.options.format == Format::Auto;
-        let Options { tolerance, max_size, rank, conv_rank, .. } = self.options;
+        let how = (&fit, &[Format::Auto][..]);
+        let samples = &self.sampled(run, context, sites, how, self.any_bound())?[0];
+        let Options { format, tolerance, max_size, rank, conv_rank, quality, .. } = self.options;
         let limited = tolerance.is_some() || max_size.is_some() || rank.or(conv_rank).is_some();
-        let mut ways = Vec::new();
-        for (quality, bound) in bounds {
-            let taken = auto && !limited && self.options.quality.unwrap_or(Quality::Exact) == quality;
-            if let Some(bound) = bound.filter(|_| !taken) {
-                let options = match (quality, auto) {
-                    (Quality::Exact, true) => "--quality exact",
-                    (Quality::Exact, false) => "--format auto",
-                    (Quality::Good, true) => "--quality good",
-                    (Quality::Good, false) => "--format auto --quality good",
-                    (Quality::Compact, true) => "--quality compact",
-                    (Quality::Compact, false) => "--format auto --quality compact",
-                };
-                ways.push(self.cost(&samples, bound, overhead, options));
-            }
-        }
-        Ok(ways)
+        let taken = (format == Format::Auto && !limited).then(|| quality.unwrap_or(Quality::Exact).name());
+        let ways = self.qualities(samples).into_iter().filter(|way| Some(way.quality) != taken);
+        Ok(match format {
+            Format::Auto => ways.collect(),
+            _ => ways.map(Alternative::in_any_format).collect(),
+        })
     }
 
-    fn cost(&self, samples: &[Sample], bound: Bound, overhead: u64, options: &'static str) -> Alternative {
-        let (mut numbers, mut lost, mut norm, mut rank) = (0, 0.0, 0.0, 0);
-        for sample in samples {
-            let point = budget::choose(&sample.curves, bound).point;
-            numbers += point.numbers * sample.count;
-            rank = rank.max(point.rank);
-            let square = sample.norm.powi(2) * sample.count as f64;
-            norm += square;
-            lost += square * (point.error.powi(2) + (0.6 * bound.dtype.unit_roundoff()).powi(2));
-        }
-        let error = if norm > 0.0 { (lost / norm).sqrt() } else { 0.0 };
-        Alternative { options, bytes: (numbers * bound.dtype.size()) as u64 + overhead, error, rank }
+    /// What curves of every size are asked for under.
+    pub(super) fn any_bound(&self) -> Bound {
+        Bound { purpose: Purpose::Estimate, ..Bound::new(1.0, None, self.options.dtype) }
+    }
+
+    /// What each named quality comes to, of layers in the format `auto`.
+    pub(super) fn qualities(&self, samples: &Samples) -> Vec<Alternative> {
+        let largest = self.inputs.iter().map(|i| i.adapter.file().byte_len()).max().unwrap_or(0);
+        let way = |quality: Quality| {
+            let bound = match quality.tolerance() {
+                Some(tolerance) => Bound { tolerance, ..self.any_bound() },
+                None => samples.at_size(largest, self.any_bound()).ok()?,
+            };
+            let Cost { bytes, error, rank } = samples.cost(bound, quality == Quality::Compact);
+            let quality = quality.name();
+            Some(Alternative { quality, options: format!("--quality {quality}"), bytes, error, rank })
+        };
+        Quality::ALL.into_iter().filter_map(way).collect()
     }
 }
 
-fn sampled_curves(
-    run: &engine::Run<'_>,
-    fit: &FitOptions,
-    context: &Context<'_>,
-    sites: &[(Site<'_>, usize)],
-    bound: Bound,
-) -> Result<Vec<Sample>> {
-    let (only, counts): (Vec<&Site<'_>>, Vec<usize>) =
-        sites.iter().map(|(site, count)| (site, *count)).unzip();
-    let of_site = |site: &&Site<'_>| {
-        let of_target = |target: &Target<'_>| context.curves::<f32>(target, fit, bound);
-        site.targets
-            .iter()
-            .filter(|target| !context.is_own(target))
-            .map(of_target)
-            .collect::<Result<Vec<_>>>()
-    };
-    let found = run.map(&only, of_site)?;
-    let sample = |(targets, count): (Vec<(Vec<Curve>, f64)>, usize)| {
-        targets.into_iter().map(move |(curves, norm)| Sample { curves, norm, count })
-    };
-    Ok(found.into_iter().zip(counts).flat_map(sample).collect())
-}
-
-fn at_size(samples: &[Sample], bytes: u64, bound: Bound) -> Result<Bound> {
-    let layers = samples.iter().map(|sample| (&sample.curves[..], sample.count));
-    let tolerance = budget::tolerance_for_size(layers, bytes as usize / bound.dtype.size(), bound)?;
-    Ok(Bound { tolerance, ..bound })
-}
-
-/// Sites that stand for all, evenly from the smallest to the largest, each with how many it stands for; and the
-/// number of all.
-fn sample(mut sites: Vec<Site<'_>>, most: usize) -> (Vec<(Site<'_>, usize)>, usize) {
-    let total = sites.len();
-    let take = total.min(most);
-    let entries = |site: &Site<'_>| site.targets.iter().map(|t| t.shape.rows * t.shape.cols).sum::<usize>();
-    sites.sort_by_cached_key(|site| (entries(site), site.module.clone()));
-    let mut chosen = Vec::with_capacity(take);
-    for (index, site) in sites.into_iter().enumerate() {
-        // The k-th of `take` equal parts of the order, by the site in its middle.
-        let k = chosen.len();
-        let (start, end) = (k * total / take, (k + 1) * total / take);
-        if index == usize::midpoint(start, end) {
-            chosen.push((site, end - start));
-        }
+impl Alternative {
+    /// The same where the options so far name a format.
+    fn in_any_format(self) -> Self {
+        let options = match self.quality == Quality::Exact.name() {
+            true => "--format auto".to_owned(),
+            false => format!("--format auto {}", self.options),
+        };
+        Self { options, ..self }
     }
-    (chosen, total)
 }

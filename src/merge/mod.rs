@@ -6,6 +6,7 @@
 
 pub mod bake;
 pub mod blocks;
+pub mod compare;
 mod deltas;
 mod engine;
 pub mod extract;
@@ -22,9 +23,11 @@ mod own;
 mod plan;
 pub mod recipe;
 mod rule;
+mod sampling;
 mod spaces;
 mod store;
 pub mod strategy;
+pub mod trade;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read, Seek, Write};
@@ -40,15 +43,17 @@ use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
 use crate::fit::certificate::Certificate;
-use crate::fit::{Bound, FitOptions, Fitter, Format, Purpose, budget};
+use crate::fit::{Bound, Curve, FitOptions, Fitter, Format, Purpose, budget};
 use crate::model::Naming;
 use crate::report::{LayerReport, Report};
 use crate::tensor::{Dtype, Real, TensorView, encode};
 
 pub use blocks::BlockWeights;
+pub use compare::Comparison;
 pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
 pub use options::{MatchNorm, Options, Quality, Space};
+pub use trade::Plan;
 
 use naming::Namer;
 use notices::Notices;
@@ -530,35 +535,34 @@ impl Merge {
 
 impl Context<'_> {
     /// Every layer's sizes against errors, from singular values alone.
-    fn survey(
-        &self,
-        run: &mut engine::Run<'_>,
-        sites: &[Site<'_>],
-        bound: Bound,
-    ) -> Result<Vec<Vec<crate::fit::Curve>>> {
+    fn survey(&self, run: &mut engine::Run<'_>, sites: &[Site<'_>], bound: Bound) -> Result<Vec<Vec<Curve>>> {
         run.stage("surveying");
         let bound = Bound { tolerance: 1.0, purpose: Purpose::Survey, ..bound };
         let curves = run.map(sites, |site| {
-            let of_target = |target: &Target<'_>| Ok(self.curves::<f32>(target, &self.fit, bound)?.0);
+            let formats = [self.fit.format];
+            let of_target =
+                |target: &Target<'_>| Ok(self.curves::<f32>(target, &self.fit, &formats, bound)?.0);
             site.targets.iter().map(of_target).collect::<Result<Vec<_>>>()
         })?;
-        Ok(curves.into_iter().flatten().collect())
+        Ok(curves.into_iter().flatten().flatten().collect())
     }
 
-    /// A target's curves and ‖true‖.
+    /// A target's curves in each of the formats, and ‖true‖.
     fn curves<T: Real>(
         &self,
         target: &Target<'_>,
         fit: &FitOptions,
+        formats: &[Format],
         bound: Bound,
-    ) -> Result<(Vec<crate::fit::Curve>, f64)> {
+    ) -> Result<(Vec<Vec<Curve>>, f64)> {
         let merged = self.merged::<T>(target)?;
         let joint = Joint::new(&merged.delta);
         if joint.cancels() {
-            return self.curves::<f64>(target, fit, bound);
+            return self.curves::<f64>(target, fit, formats, bound);
         }
         let fitter = Fitter::new(&joint, &target.shape, fit).inherit(merged.inherited);
-        Ok((fitter.curves(bound)?, fitter.norm()))
+        let curves = formats.iter().map(|format| fitter.curves_in(*format, bound));
+        Ok((curves.collect::<Result<_>>()?, fitter.norm()))
     }
 
     fn merged<T: Real>(&self, target: &Target<'_>) -> Result<Merged<T>> {

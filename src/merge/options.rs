@@ -27,6 +27,29 @@ pub enum Quality {
     Compact,
 }
 
+impl Quality {
+    /// From the largest file to the smallest.
+    pub(super) const ALL: [Self; 3] = [Self::Exact, Self::Good, Self::Compact];
+
+    /// The name, as options spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Good => "good",
+            Self::Compact => "compact",
+        }
+    }
+
+    /// The relative error that it allows a layer; none where a size is all that counts.
+    pub(super) fn tolerance(self) -> Option<f64> {
+        match self {
+            Self::Exact => Some(budget::EXACT),
+            Self::Good => Some(0.2),
+            Self::Compact => None,
+        }
+    }
+}
+
 /// What norm a layer is brought to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatchNorm {
@@ -130,6 +153,8 @@ pub struct Row {
     pub default: &'static str,
     /// One sentence.
     pub help: &'static str,
+    /// The words that it takes; none where it takes numbers or names.
+    pub choices: &'static [&'static str],
     set: fn(&mut Options, &str) -> Result<()>,
 }
 
@@ -146,6 +171,7 @@ pub static ALL: [Row; 20] = [
         value: Some("NAME"),
         default: "weighted_sum",
         help: "How deltas are combined: the name of a strategy",
+        choices: &[],
         set: |o, v| strategy::by_name(v).map(|row| o.strategy = row.name.to_owned()),
     },
     Row {
@@ -153,6 +179,7 @@ pub static ALL: [Row; 20] = [
         value: None,
         default: "false",
         help: "Divide the weights of weighted_average or task_arithmetic by their sum",
+        choices: &[],
         set: |o, v| switch(v).map(|x| o.set_parameter("normalize", &x.to_string())),
     },
     Row {
@@ -160,6 +187,7 @@ pub static ALL: [Row; 20] = [
         value: Some("X"),
         default: "1",
         help: "The largest entry of each layer after min_max_norm",
+        choices: &[],
         set: |o, v| positive(v).map(|x| o.set_parameter("norm_threshold", &x.to_string())),
     },
     Row {
@@ -168,6 +196,7 @@ pub static ALL: [Row; 20] = [
         default: "delta",
         help: "delta merges what adapters do. factor adds stored tensors key by key, as older scripts do: \
                it is WRONG for anything but reproducing their files",
+        choices: &["delta", "factor"],
         set: |o, v| one_of(v, &[("delta", Space::Delta), ("factor", Space::Factor)]).map(|x| o.space = x),
     },
     Row {
@@ -176,6 +205,7 @@ pub static ALL: [Row; 20] = [
         default: "auto",
         help: "What to store: auto (per layer the smallest form within the tolerance), lokr, loha, lora, full, or keep \
                (one adapter's tensors as they are, for another naming)",
+        choices: &["auto", "lokr", "loha", "lora", "full", KEEP],
         set: |o, v| {
             o.keep = v == KEEP;
             o.format = if o.keep { Format::Auto } else { v.parse()? };
@@ -188,8 +218,9 @@ pub static ALL: [Row; 20] = [
         default: "exact",
         help: "exact (1 % error), good (20 %, no visible difference was measured) or compact (no larger than \
                the largest input)",
+        choices: &["exact", "good", "compact"],
         set: |o, v| {
-            let all = [("exact", Quality::Exact), ("good", Quality::Good), ("compact", Quality::Compact)];
+            let all = Quality::ALL.map(|quality| (quality.name(), quality));
             one_of(v, &all).map(|x| o.quality = Some(x))
         },
     },
@@ -198,6 +229,7 @@ pub static ALL: [Row; 20] = [
         value: Some("X"),
         default: "0.01 for auto; else as exact as the dtype",
         help: "The relative error allowed in each layer, such as 0.01",
+        choices: &[],
         set: |o, v| match number(v)? {
             x if (0.0..1.0).contains(&x) => {
                 o.tolerance = Some(x);
@@ -211,6 +243,7 @@ pub static ALL: [Row; 20] = [
         value: Some("N"),
         default: "as needed",
         help: "The largest rank of lora and loha, and of w2 in lokr",
+        choices: &[],
         set: |o, v| count(v).map(|x| o.rank = Some(x)),
     },
     Row {
@@ -218,6 +251,7 @@ pub static ALL: [Row; 20] = [
         value: Some("N"),
         default: "as rank",
         help: "The largest rank of convolutions larger than 1×1",
+        choices: &[],
         set: |o, v| count(v).map(|x| o.conv_rank = Some(x)),
     },
     Row {
@@ -225,6 +259,7 @@ pub static ALL: [Row; 20] = [
         value: Some("X"),
         default: "none",
         help: "In format lora, up to rank: keep each layer's singular values above its largest divided by X, such as 20",
+        choices: &[],
         set: |o, v| match number(v)? {
             x if x >= 1.0 => {
                 o.sv_ratio = Some(x);
@@ -238,6 +273,7 @@ pub static ALL: [Row; 20] = [
         value: Some("X"),
         default: "none",
         help: "In format lora, up to rank: keep the fewest singular values whose sum is X of the sum of all, such as 0.9",
+        choices: &[],
         set: |o, v| share(v).map(|x| o.sv_cumulative = Some(x)),
     },
     Row {
@@ -246,6 +282,7 @@ pub static ALL: [Row; 20] = [
         default: "none",
         help: "In format lora, up to rank: keep the fewest singular values whose Frobenius norm (the root of the sum \
                of their squares) is X of that of all, such as 0.95",
+        choices: &[],
         set: |o, v| share(v).map(|x| o.sv_fro = Some(x)),
     },
     Row {
@@ -253,6 +290,7 @@ pub static ALL: [Row; 20] = [
         value: Some("SIZE"),
         default: "none",
         help: "The smallest error whose file is no larger than this: bytes, or 150MB, 1.5GiB, …",
+        choices: &[],
         set: |o, v| size(v).map(|x| o.max_size = Some(x)),
     },
     Row {
@@ -260,6 +298,7 @@ pub static ALL: [Row; 20] = [
         value: Some("N"),
         default: "the strongest input's",
         help: "The factor of lokr; 1 stores w1 = [[1]], which holds any merge exactly",
+        choices: &[],
         set: |o, v| count(v).map(|x| o.factor = Some(x)),
     },
     Row {
@@ -268,6 +307,7 @@ pub static ALL: [Row; 20] = [
         default: "false",
         help: "true scales each layer's fit back to the norm of the true merge; inputs scales the merge itself to the \
                mean norm of what the models do in the layer, by their weights",
+        choices: &["false", "true", "inputs"],
         set: |o, v| one_of(v, &MatchNorm::ALL).map(|x| o.match_norm = x),
     },
     Row {
@@ -275,6 +315,7 @@ pub static ALL: [Row; 20] = [
         value: Some("DTYPE"),
         default: "float16",
         help: "The output's numbers: float, float16, float32, float64, bfloat or bfloat16",
+        choices: &["float16", "bfloat16", "float32", "float64"],
         set: |o, v| v.parse().map(|x| o.dtype = x),
     },
     Row {
@@ -283,6 +324,7 @@ pub static ALL: [Row; 20] = [
         default: "the first model's",
         help: "How layers are named: kohya (lora_unet_…), diffusers (unet.…, transformer.…), peft (base_model.model.…) or \
                comfy (diffusion_model.…)",
+        choices: &["kohya", "diffusers", "peft", "comfy"],
         set: |o, v| one_of(v, &Naming::ALL.map(|(naming, name)| (name, naming))).map(|x| o.naming = Some(x)),
     },
     Row {
@@ -290,6 +332,7 @@ pub static ALL: [Row; 20] = [
         value: None,
         default: "false",
         help: "Leave out layers that can't be understood, with a warning, instead of refusing the file",
+        choices: &[],
         set: |o, v| switch(v).map(|x| o.skip_unknown = x),
     },
     Row {
@@ -297,6 +340,7 @@ pub static ALL: [Row; 20] = [
         value: Some("N"),
         default: "one per core",
         help: "Layers worked on at once; the output doesn't depend on it",
+        choices: &[],
         set: |o, v| match count(v) {
             Ok(n) if n <= MOST_THREADS => {
                 o.threads = Some(n);
@@ -310,6 +354,7 @@ pub static ALL: [Row; 20] = [
         value: Some("SIZE"),
         default: "a quarter of the machine's",
         help: "What the layers in work may take together",
+        choices: &[],
         set: |o, v| size(v).map(|x| o.memory = Some(x)),
     },
 ];
@@ -355,10 +400,7 @@ impl Options {
 
     /// What every layer's fit must keep to; `sized`: unless a limit on the size says more.
     pub(super) fn bound(&self, sized: bool) -> Bound {
-        let named = self.quality.map(|quality| match quality {
-            Quality::Good => 0.2,
-            Quality::Exact | Quality::Compact => budget::EXACT,
-        });
+        let named = self.quality.map(|quality| quality.tolerance().unwrap_or(budget::EXACT));
         let default = if self.format == Format::Auto { budget::EXACT } else { 0.0 };
         let tolerance = self.tolerance.or(named);
         Bound {
@@ -533,6 +575,9 @@ mod tests {
         for row in &ALL {
             let error = options.set(row.name, "?").unwrap_err();
             assert!(error.message().starts_with("option") || error.message().contains('?'), "{error}");
+        }
+        for (row, choice) in ALL.iter().flat_map(|row| row.choices.iter().map(move |choice| (row, choice))) {
+            options.set(row.name, choice).unwrap();
         }
         options.set("norm_threshold", "0.5").unwrap();
         assert_eq!(options.settings["norm_threshold"], "0.5");

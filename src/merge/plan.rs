@@ -200,6 +200,13 @@ impl Target<'_> {
         self.read_weighed(inputs, source, |module| self.part_weight(inputs, source, module))
     }
 
+    /// What a source does at its own strength: its weight, and its block weights.
+    pub(super) fn read_weighted<T: Real>(&self, inputs: &[Input], source: &Source<'_>) -> Result<Delta<T>> {
+        let Input { weight, blocks, .. } = &inputs[source.input];
+        let factor = |module: &str| blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));
+        self.read_weighed(inputs, source, |module| weight * factor(module))
+    }
+
     /// The block weight of a part of a source, beyond that of the whole.
     fn part_weight(&self, inputs: &[Input], source: &Source<'_>, module: &str) -> f64 {
         let own = inputs[source.input].blocks.as_ref().map_or(1.0, |blocks| blocks.factor(module));

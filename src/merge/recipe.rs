@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::options::{MatchNorm, Options, Quality, Space};
+use super::options::{MatchNorm, Options, Space};
 use super::{BlockWeights, Input, strategy};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
@@ -76,17 +76,12 @@ impl Recipe {
 
 /// The options that change the result and were set, besides those that a recipe has a place of its own for.
 pub(super) fn set(options: &Options) -> BTreeMap<&'static str, String> {
-    let quality = |quality| match quality {
-        Quality::Exact => "exact",
-        Quality::Good => "good",
-        Quality::Compact => "compact",
-    };
     let parameters = strategy::by_name(&options.strategy).map_or(&[][..], |row| row.parameters);
     let parameters = parameters
         .iter()
         .filter_map(|parameter| Some((parameter.name, options.settings.get(parameter.name)?.clone())));
     let all = [
-        ("quality", options.quality.map(|q| quality(q).to_owned())),
+        ("quality", options.quality.map(|quality| quality.name().to_owned())),
         ("tolerance", options.tolerance.map(|x| x.to_string())),
         ("rank", options.rank.map(|x| x.to_string())),
         ("conv-rank", options.conv_rank.map(|x| x.to_string())),

@@ -48,6 +48,18 @@ int main(int argc, char **argv) {
         merge.add(lokr, 0.6).add(loha, -0.4).set("dtype", "float32");
     }
     const auto forecast = merge.forecast();
+    // Before the merge: what it comes to, and how the two compare.
+    const auto plan = merge.plan();
+    CHECK(plan.json().find("\"--quality good\"") != std::string_view::npos);
+    const auto comparison = merge.compare();
+    CHECK(comparison.json().find("\"cosines\"") != std::string_view::npos);
+    for (const auto kind : {"svg", "png", "html"}) {
+        const auto light = plan.picture(kind), again = plan.picture(kind);
+        CHECK(light.size() > 1000 && light.data() == again.data());
+        CHECK(comparison.picture(kind, true).size() > 1000);
+    }
+    CHECK(failure([&] { plan.picture("gif"); }) == LYCO_STATUS_OPTION);
+
     CHECK(!forecast.huge && forecast.input_byte_len == 209034 + 494610 && forecast.relative_error < 0.02);
 
     std::size_t calls = 0;

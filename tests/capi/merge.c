@@ -71,6 +71,10 @@ int main(int argc, char **argv) {
     CHECK(parameters > 0);
     for (size_t i = 0; i < lyco_option_count(); i++)
         CHECK(lyco_option_name(i) && lyco_option_default(i) && lyco_option_help(i));
+    CHECK(lyco_option_choice_count(0) == 0 && !lyco_option_choice(0, 0));
+    for (size_t i = 0; i < lyco_option_count(); i++)
+        for (size_t k = 0; k < lyco_option_choice_count(i); k++)
+            CHECK(strlen(lyco_option_choice(i, k)) > 0 && !lyco_option_choice(i, lyco_option_choice_count(i)));
     for (size_t i = 0; i < lyco_family_count(); i++)
         CHECK(lyco_family_name(i) && lyco_family_help(i));
     CHECK(lyco_strategy_count() > 0 && lyco_family_count() > 0 && lyco_option_count() > 0);

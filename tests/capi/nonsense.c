@@ -31,6 +31,8 @@ static void accessors(void) {
         }
         CHECK(!lyco_option_name(none[i]) && !lyco_option_value(none[i]));
         CHECK(!lyco_option_default(none[i]) && !lyco_option_help(none[i]));
+        CHECK(lyco_option_choice_count(none[i]) == 0);
+        CHECK(!lyco_option_choice(none[i], 0) && !lyco_option_choice(0, none[i]));
         CHECK(!lyco_family_name(none[i]) && !lyco_family_help(none[i]));
     }
 
@@ -44,6 +46,9 @@ static void accessors(void) {
     CHECK(isnan(lyco_report_relative_error(NULL)) && !lyco_report_json(NULL));
     CHECK(lyco_report_layer_count(NULL) == 0);
     lyco_report_free(NULL);
+    CHECK(!lyco_plan_json(NULL) && !lyco_comparison_json(NULL));
+    lyco_plan_free(NULL);
+    lyco_comparison_free(NULL);
 }
 
 static void set_log(void) {
@@ -354,6 +359,42 @@ static void reporting(const lyco_adapter *adapter) {
     lyco_report_free(report);
 }
 
+static void drawing(const lyco_adapter *adapter) {
+    lyco_error *error = NULL;
+    lyco_plan *plan = UNTOUCHED;
+    lyco_comparison *comparison = UNTOUCHED;
+    lyco_merge *merge = lyco_merge_new();
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_plan(NULL, NULL, NULL, &plan, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_plan(merge, NULL, NULL, NULL, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_plan(merge, NULL, NULL, &plan, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_compare(NULL, NULL, NULL, &comparison, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_merge_compare(merge, NULL, NULL, NULL, &error));
+    MUST(lyco_merge_add(merge, adapter, 1.0, &error));
+    /* There is nothing to compare it with. */
+    FAILS(LYCO_STATUS_OPTION, lyco_merge_compare(merge, NULL, NULL, &comparison, &error));
+    CHECK(plan == UNTOUCHED && comparison == UNTOUCHED);
+    MUST(lyco_merge_add(merge, adapter, -1.0, &error));
+    MUST(lyco_merge_plan(merge, NULL, NULL, &plan, &error));
+    MUST(lyco_merge_compare(merge, NULL, NULL, &comparison, &error));
+    lyco_merge_free(merge);
+
+    const uint8_t *bytes = UNTOUCHED;
+    uint64_t byte_len = 99;
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_plan_picture(NULL, "svg", 0, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_plan_picture(plan, NULL, 0, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_plan_picture(plan, "svg", 0, NULL, &byte_len, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_plan_picture(plan, "svg", 0, &bytes, NULL, &error));
+    FAILS(LYCO_STATUS_INVALID_UTF8, lyco_plan_picture(plan, BAD_UTF8, 0, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_plan_picture(plan, "gif", 0, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_BAD_ARGUMENT, lyco_plan_picture(plan, "svg", 2, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_comparison_picture(NULL, "svg", 0, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_NULL_PARAMETER, lyco_comparison_picture(comparison, NULL, 0, &bytes, &byte_len, &error));
+    FAILS(LYCO_STATUS_OPTION, lyco_comparison_picture(comparison, "", 0, &bytes, &byte_len, &error));
+    CHECK(bytes == UNTOUCHED && byte_len == 99);
+    lyco_plan_free(plan);
+    lyco_comparison_free(comparison);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 3);
     const char *adapters = argv[1], *scratch = argv[2];
@@ -370,6 +411,7 @@ int main(int argc, char **argv) {
     merging(scratch, adapter);
     building();
     reporting(adapter);
+    drawing(adapter);
     lyco_adapter_free(adapter);
     return 0;
 }

@@ -57,6 +57,9 @@ int main(int argc, char **argv) {
     auto set = merge.set("dtype", "float32");
     CHECK(set && set->get() == merge.get());
     CHECK(must(merge.forecast()).input_byte_len == 209034 + 494610);
+    const auto plan = must(merge.plan());
+    CHECK(must(plan.picture()).size() > 1000 && !plan.picture("gif"));
+    CHECK(must(must(merge.compare()).picture("png")).size() > 1000);
 
     std::size_t calls = 0;
     const auto [merged, report] = must(merge.run([&](std::string_view, std::size_t done, std::size_t total) {

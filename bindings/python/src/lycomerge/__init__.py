@@ -23,7 +23,7 @@ from .errors import (
 )
 from .inspecting import Inspection, inspect
 from .listing import Family, Option, Parameter, Strategy, families, options, strategies
-from .merging import Forecast, LayerReport, Merge, Report, TakeDelta, merge
+from .merging import Comparison, Forecast, LayerReport, Merge, Plan, Report, TakeDelta, merge
 from .progress import Progress
 
 __version__: str = _library.lyco_version().decode()
@@ -31,6 +31,7 @@ __version__: str = _library.lyco_version().decode()
 __all__ = [
     "Adapter",
     "Cancelled",
+    "Comparison",
     "Family",
     "Forecast",
     "FormatError",
@@ -45,6 +46,7 @@ __all__ = [
     "Option",
     "OptionError",
     "Parameter",
+    "Plan",
     "Progress",
     "Report",
     "Strategy",

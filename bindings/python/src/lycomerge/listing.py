@@ -33,12 +33,14 @@ class Strategy:
 @dataclass(frozen=True)
 class Option:
     """An option of a merge. `value` is a word for what it takes, such as `SIZE`, or None for a switch; `default` says
-    in words what holds while it isn't set."""
+    in words what holds while it isn't set. `choices` are the words that it takes, none where it takes numbers or
+    names."""
 
     name: str
     value: str | None
     default: str
     help: str
+    choices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,10 @@ def options() -> list[Option]:
             text(library.lyco_option_value(index)),
             str(text(library.lyco_option_default(index))),
             str(text(library.lyco_option_help(index))),
+            tuple(
+                str(text(library.lyco_option_choice(index, number)))
+                for number in range(library.lyco_option_choice_count(index))
+            ),
         )
         for index in range(library.lyco_option_count())
     ]

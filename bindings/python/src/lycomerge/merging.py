@@ -79,6 +79,52 @@ class LayerReport:
     direction_error: float
 
 
+class _Figures:
+    """What is said of a merge before it is run, with pictures of it."""
+
+    _json: Any
+    _draw: Any
+    _free: Any
+
+    def __init__(self) -> None:
+        self._handle = ctypes.c_void_p()
+
+    def __del__(self) -> None:
+        self._free(self._handle)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """Everything; numbers, and sentences for people."""
+        found: dict[str, Any] = json.loads(str(text(self._json(self._handle))))
+        return found
+
+    def picture(self, kind: str = "svg", dark: bool = False) -> bytes:
+        """A picture of it: `"svg"`, `"png"`, or `"html"` for a whole report that is light or dark as its reader's system
+        is."""
+        data, byte_len = ctypes.POINTER(ctypes.c_uint8)(), ctypes.c_uint64()
+        call(self._draw, self._handle, kind.encode(), int(dark), ctypes.byref(data), ctypes.byref(byte_len))
+        return ctypes.string_at(data, byte_len.value)
+
+
+class Plan(_Figures):
+    """What a merge comes to in every format. `data` has `inputs`, the `norm` of the merge, the three `qualities` and
+    `curves`, whose `points` have `options`, `rank`, `bytes` and `error`; of its `layers`, as many as `sampled` were looked
+    at."""
+
+    _json = library.lyco_plan_json
+    _draw = library.lyco_plan_picture
+    _free = library.lyco_plan_free
+
+
+class Comparison(_Figures):
+    """How adapters compare, at their weights. `data` has `inputs`, the tables `cosines`, `overlaps` and `sign_conflicts`,
+    what a plain sum has `kept`, the same by `blocks` and `layers`, and `advice`."""
+
+    _json = library.lyco_comparison_json
+    _draw = library.lyco_comparison_picture
+    _free = library.lyco_comparison_free
+
+
 #: Hears of a merged delta: the layer, and its entries in the parameter's own shape. What it raises stops the merge and
 #: comes out of it.
 TakeDelta = Callable[[Layer, Tensor], object]
@@ -155,6 +201,19 @@ class Merge:
         found = _abi.lyco_forecast(ctypes.sizeof(_abi.lyco_forecast))
         _watched(progress, library.lyco_merge_forecast, self._handle, outputs=[found])
         return Forecast(found.byte_len, found.input_byte_len, found.relative_error, bool(found.huge))
+
+    def plan(self, progress: Progress = None) -> Plan:
+        """Says what the merge comes to in every format, rank and dtype, from a sample of the layers. Options about the
+        stored form count for nothing, but for `dtype` and `factor`."""
+        plan = Plan()
+        _watched(progress, library.lyco_merge_plan, self._handle, outputs=[plan._handle])
+        return plan
+
+    def compare(self, progress: Progress = None) -> Comparison:
+        """Compares the inputs, two or more: how aligned they are, and where they work against each other."""
+        comparison = Comparison()
+        _watched(progress, library.lyco_merge_compare, self._handle, outputs=[comparison._handle])
+        return comparison
 
     def run(self, progress: Progress = None) -> tuple[Adapter, Report]:
         """Merges into memory."""

@@ -71,7 +71,9 @@ class Request:
 
     def settings(self) -> dict[str, str]:
         """What is set otherwise than the library would have it: of parameters, those that the strategy has."""
-        wanted = (*storing(), *(parameter for parameter in self.strategy.parameters if parameter in parameters()))
+        wanted: tuple[Parameter | Option, ...] = (
+            *storing(), *(parameter for parameter in self.strategy.parameters if parameter in parameters())
+        )  # fmt: skip
         texts = {item: self.given.get(item, "").strip() for item in wanted}
         set_ = {item.name: text for item, text in texts.items() if text and text != item.default}
         return {"strategy": self.strategy.name, **set_}

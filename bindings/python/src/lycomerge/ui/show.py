@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from .. import Comparison, Inspection, LycomergeError, Option, Plan, Report, Strategy, inspect
 from .host import WrongInput
@@ -77,7 +78,7 @@ def _facts(found: Inspection) -> str:
     return " · ".join([found.kind, size(found.byte_len), *rank, *([version] if version else [])])
 
 
-def progress(run: Run[object]) -> str:
+def progress(run: Run[Any]) -> str:
     """How far a run is."""
     state = run.state
     share = state.done / state.total if state.total else 0

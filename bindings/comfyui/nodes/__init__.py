@@ -1,0 +1,1 @@
+"""The nodes, a module for each step of a merge."""
