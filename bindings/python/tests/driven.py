@@ -1,5 +1,5 @@
-"""What a person does on the page, done in a real browser. Who has a page to show makes tests of it: `test_page.py` the one
-on its own, the WebUI's tests the one in its tab."""
+"""What a person does on the page, done in a real browser. Who has a page to show makes tests of it: `test_page.py` the
+one on its own, the WebUI's tests the one in its tab."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def adapters_in(folder: Path) -> None:
             module = f"lora_unet_input_blocks_{layer % 8 + 1}_1_transformer_blocks_{layer // 8}_ff_net_2"
             for suffix, shape in (("lora_down.weight", (48, 1280)), ("lora_up.weight", (1280, 48))):
                 tensors[f"{module}.{suffix}"] = random.standard_normal(shape).astype("float16")
-        lycomerge.Adapter.from_state_dict(tensors, {"ss_base_model_version": "sdxl_base_v1-0"}).save(folder / f"{name}.safetensors")
+        lycomerge.Adapter.from_state_dict(tensors, {"ss_base_model_version": "sdxl_base_v1-0"}).save(
+            folder / f"{name}.safetensors"
+        )
 
 
 class Driven(unittest.TestCase):
@@ -80,7 +82,9 @@ class Driven(unittest.TestCase):
 
     def open(self, scheme: str, width: int) -> Page:
         context = self.browser.new_context(
-            color_scheme="dark" if scheme == "dark" else "light", viewport={"width": width, "height": 900}, accept_downloads=True
+            color_scheme="dark" if scheme == "dark" else "light",
+            viewport={"width": width, "height": 900},
+            accept_downloads=True,
         )
         self.addCleanup(context.close)
         page = context.new_page()
@@ -177,7 +181,9 @@ class Driven(unittest.TestCase):
             self.assertEqual(pictures.locator("img:visible").count(), 2)
             self.assertGreater(pictures.locator(".lm-advice li").count(), 0)
             expect(page.locator("#lm-option-quality")).to_contain_text(re.compile(r"compact \(.*B, error .*%\)"))
-            self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), width, "it is wider than the screen")
+            self.assertLessEqual(
+                page.evaluate("document.documentElement.scrollWidth"), width, "it is wider than the screen"
+            )
 
     def test_a_run_shows_how_far_it_is_and_is_stopped(self) -> None:
         page = self.page

@@ -29,7 +29,9 @@ class Page(Driven):
                 urllib.request.urlopen(urllib.request.Request(self.address, headers=headers))
             self.assertEqual(refused.exception.code, 403)
             refused.exception.close()
-        with urllib.request.urlopen(urllib.request.Request(self.address, headers={"Origin": f"http://{host}"})) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(self.address, headers={"Origin": f"http://{host}"})
+        ) as answer:
             page = answer.read().decode()
         for foreign in ('rel="preconnect"', 'src="https://', "fonts.googleapis"):
             self.assertNotIn(foreign, page)

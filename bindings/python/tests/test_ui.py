@@ -34,7 +34,14 @@ class Files(Temporary):
     def test_adapters_are_listed_by_their_place_in_the_folder(self) -> None:
         (self.folder / "styles").mkdir()
         (self.folder / ".hidden").mkdir()
-        for name in ("b.safetensors", "A.pt", "styles/c.SAFETENSORS", "notes.txt", ".hidden/d.safetensors", ".e.safetensors"):
+        for name in (
+            "b.safetensors",
+            "A.pt",
+            "styles/c.SAFETENSORS",
+            "notes.txt",
+            ".hidden/d.safetensors",
+            ".e.safetensors",
+        ):
             (self.folder / name).touch()
         (self.folder / "styles" / "again").symlink_to(self.folder)
         self.assertEqual(list(files_in(self.folder)), ["A.pt", "b.safetensors", "styles/c.SAFETENSORS"])
@@ -51,11 +58,28 @@ class Files(Temporary):
         (self.folder / "styles").mkdir()
         (self.folder / "there.safetensors").touch()
         for typed, name in (
-            ("x", "x.safetensors"), (" x.safetensors ", "x.safetensors"), ("a.b", "a.b.safetensors"), ("styles/x", "styles/x.safetensors"),
-            ("styles\\x", "styles/x.safetensors"), ("水墨", "水墨.safetensors"),
+            ("x", "x.safetensors"), (" x.safetensors ", "x.safetensors"), ("a.b", "a.b.safetensors"),
+            ("styles/x", "styles/x.safetensors"), ("styles\\x", "styles/x.safetensors"), ("水墨", "水墨.safetensors"),
         ):  # fmt: skip
             self.assertEqual(result_path(self.folder, typed, False), self.folder / name)
-        outside = ("../x", "/x", "\\x", "styles/../../x", "C:x", "C:\\x", "x/", ".", "..", "a/ /b", "a\0b", "a\nb", "no/x", "", " ", ".safetensors")
+        outside = (
+            "../x",
+            "/x",
+            "\\x",
+            "styles/../../x",
+            "C:x",
+            "C:\\x",
+            "x/",
+            ".",
+            "..",
+            "a/ /b",
+            "a\0b",
+            "a\nb",
+            "no/x",
+            "",
+            " ",
+            ".safetensors",
+        )
         for typed in outside:
             with self.assertRaises(WrongInput, msg=typed):
                 result_path(self.folder, typed, True)
@@ -72,8 +96,12 @@ class Forms(Temporary):
 
     def test_every_option_and_parameter_of_the_library_has_one_place(self) -> None:
         names = {option.name for option in storing()} | {parameter.name for parameter in parameters()}
-        every = {option.name for option in lycomerge.options()} | {p.name for s in lycomerge.strategies() for p in s.parameters}
-        self.assertEqual({name.replace("-", "_") for name in names}, {name.replace("-", "_") for name in every - {"strategy"}})
+        every = {option.name for option in lycomerge.options()} | {
+            p.name for s in lycomerge.strategies() for p in s.parameters
+        }
+        self.assertEqual(
+            {name.replace("-", "_") for name in names}, {name.replace("-", "_") for name in every - {"strategy"}}
+        )
         self.assertEqual([option.name for option in storing()[: len(FIRST)]], list(FIRST))
         self.assertEqual(len(all_strategies()), len(lycomerge.strategies()))
         for parameter in parameters():
@@ -87,7 +115,9 @@ class Forms(Temporary):
                 lycomerge.Merge(**{option.name: value or None})
 
     def test_what_stands_at_its_default_is_not_set(self) -> None:
-        request = self.request(strategy="TIES", density=" 0.3 ", normalize="true", format="lora", rank="", dtype="float16")
+        request = self.request(
+            strategy="TIES", density=" 0.3 ", normalize="true", format="lora", rank="", dtype="float16"
+        )
         self.assertEqual(request.settings(), {"strategy": "ties", "density": "0.3", "format": "lora"})
 
     def test_parameters_of_another_strategy_count_for_nothing(self) -> None:
@@ -99,7 +129,11 @@ class Forms(Temporary):
         host = Host.of_folder(ADAPTERS)
         request = self.request(Row(LOKR, 0.6), Row(LOHA, -0.4, " OUT=0.5 "), strategy="TIES", density="0.4", rank="8")
         made, _ = request.merge(host).run()
-        expected = lycomerge.Merge(strategy="ties", density=0.4, rank=8).add(ADAPTERS / LOKR, 0.6).add(ADAPTERS / LOHA, -0.4, "OUT=0.5")
+        expected = (
+            lycomerge.Merge(strategy="ties", density=0.4, rank=8)
+            .add(ADAPTERS / LOKR, 0.6)
+            .add(ADAPTERS / LOHA, -0.4, "OUT=0.5")
+        )
         self.assertEqual(list(made.tensors()), list(expected.run()[0].tensors()))
 
     def test_what_cannot_be_merged_is_told(self) -> None:
@@ -194,14 +228,34 @@ class Words(Temporary):
         return re.sub(r"<[^>]*>", " ", html)
 
     def test_sizes_and_shares_are_as_people_say_them(self) -> None:
-        sizes = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_600, "1.0 MB"), (3_700_000, "3.7 MB"), (123_456_789, "123 MB")]
+        sizes = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (999_600, "1.0 MB"),
+            (3_700_000, "3.7 MB"),
+            (123_456_789, "123 MB"),
+        ]
         self.assertEqual([show.size(count) for count, _ in sizes], [text for _, text in sizes])
-        shares = [(0, "0 %"), (0.0076, "0.76 %"), (0.15, "15 %"), (1, "100 %"), (0.0996, "10 %"), (1.5, "150 %"), (2.3e-7, "2.3e-05 %")]
+        shares = [
+            (0, "0 %"),
+            (0.0076, "0.76 %"),
+            (0.15, "15 %"),
+            (1, "100 %"),
+            (0.0996, "10 %"),
+            (1.5, "150 %"),
+            (2.3e-7, "2.3e-05 %"),
+        ]
         self.assertEqual([show.percent(share) for share, _ in shares], [text for _, text in shares])
 
     def test_names_and_messages_are_text(self) -> None:
         evil = "<script>alert(1)</script>"
-        for html in (show.note(evil), show.failure(WrongInput(evil)), show.adapter(evil, None), show.heading(1, evil, evil)):
+        for html in (
+            show.note(evil),
+            show.failure(WrongInput(evil)),
+            show.adapter(evil, None),
+            show.heading(1, evil, evil),
+        ):
             self.assertNotIn("<script", html)
             self.assertIn("alert(1)", self.whole(html))
 
@@ -243,9 +297,12 @@ class Command(Temporary):
         self.assertEqual((code, said), (1, f"Error: there is no folder {self.folder / 'nowhere'}\n"))
 
     def test_without_gradio_it_says_how_to_get_it(self) -> None:
-        without = "import sys; sys.modules['gradio'] = None; from lycomerge.ui.__main__ import main; sys.exit(main(sys.argv[1:]))"
-        done = subprocess.run([sys.executable, "-c", without, "--no-browser"], capture_output=True, text=True)
-        self.assertEqual((done.returncode, done.stderr), (1, "Error: the page needs gradio; install it: pip install 'lycomerge[ui]'\n"))
+        without = "import sys; sys.modules['gradio'] = None; from lycomerge.ui.__main__ import main; sys.exit(main([]))"
+        done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True)
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (1, "Error: the page needs gradio; install it: pip install 'lycomerge[ui]'\n"),
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The tab in a stand-in of the WebUI, in a real browser, with whichever gradio there is: needs playwright (from PyPI) and a
-Chromium on the path. The scenario is that of the page on its own."""
+"""The tab in a stand-in of the WebUI, in a real browser, with whichever gradio there is: needs playwright (from PyPI) and
+a Chromium on the path. The scenario is that of the page on its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class Tab(Driven):
         dora = ADAPTERS / "italic.doralora.safetensors"
         (cls.folder.parent / "LyCORIS" / dora.name).symlink_to(dora)
         settings = {"STAND_IN_LORAS": str(cls.folder), "STAND_IN_BASE": str(BASE)}
-        command = [sys.executable, str(HERE / "stand_in" / "webui.py"), str(HERE.parent / "scripts" / "lycomerge_tab.py")]
+        command = [
+            sys.executable,
+            str(HERE / "stand_in" / "webui.py"),
+            str(HERE.parent / "scripts" / "lycomerge_tab.py"),
+        ]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **settings})
         cls.addClassCleanup(server.wait)
         cls.addClassCleanup(server.terminate)

@@ -12,7 +12,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lycomerge ui", description="Opens the page on which adapters are chosen, weighed, compared and merged."
     )
-    parser.add_argument("--folder", type=Path, default=Path(), help="where the adapters are, and results go (default: here)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="where the adapters are, and results go (default: here)"
+    )
     parser.add_argument("--port", type=int, default=7866, help="on this machine only (default: %(default)s; 0: any)")
     parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
     return parser

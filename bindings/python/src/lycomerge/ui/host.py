@@ -48,8 +48,11 @@ def files_in(folder: Path) -> dict[str, Path]:
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real in seen:  # A link that leads back.
+            folders.clear()
+            continue
         seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 path = Path(place, name)
@@ -72,7 +75,7 @@ def result_path(folder: Path, typed: str, replace: bool) -> Path:
         raise WrongInput("give the result a name")
     strange = any(letter in _FORBIDDEN or not letter.isprintable() for letter in name)
     if strange or any(part in ("", ".", "..") or part != part.strip() for part in parts):
-        raise WrongInput(f"“{typed}” can't be the name of a result: it must be a plain name, for a file in {folder}")
+        raise WrongInput(f"“{typed}” can't be the name of a result, which is a plain name, for a file in {folder}")
     path = folder.joinpath(*parts[:-1], parts[-1] + ENDING)
     if not path.parent.is_dir():
         raise WrongInput(f"there is no folder {path.parent}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 import gradio
@@ -39,11 +40,17 @@ class _Form:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        gradio.HTML(show.heading(1, "Adapters", "Any families, in any mix. A weight is any number; 1 is full strength, below 0 takes away."))
+        gradio.HTML(
+            show.heading(
+                1,
+                "Adapters",
+                "Any families, in any mix. A weight is any number; 1 is full strength, below 0 takes away.",
+            )
+        )
         with gradio.Row(elem_classes=["lm-line"]):
             self.adapters = gradio.Dropdown(
-                list(host.adapters()), value=[], multiselect=True, max_choices=MOST, label="Adapters", elem_id="lm-adapters",
-                scale=8, min_width=240,
+                list(host.adapters()), value=[], multiselect=True, max_choices=MOST, label="Adapters", scale=8,
+                min_width=240, elem_id="lm-adapters",
             )  # fmt: skip
             self.refresh = gradio.Button("Refresh", size="sm", scale=1, min_width=80, elem_id="lm-refresh")
         self.rows = [self._row(index) for index in range(MOST)]
@@ -53,26 +60,31 @@ class _Form:
                 self._bases(), value=NO_BASE, label="Checkpoint that the adapters were trained on", elem_id="lm-base",
                 info="Only DoRA, OFT, BOFT, GLoRA, (IA)³ and T-LoRA need it",
             )  # fmt: skip
-        gradio.HTML(show.heading(2, "How they become one", "The plain sum is what hosts do that load several adapters at once."))
+        gradio.HTML(
+            show.heading(2, "How they become one", "The plain sum is what hosts do that load several adapters at once.")
+        )
         plain = next(iter(all_strategies().values()))
         self.strategy = gradio.Dropdown(
             list(all_strategies()), value=plain.title, label="Strategy", elem_id="lm-strategy",
         )  # fmt: skip
         self.about = gradio.HTML(show.strategy(plain))
-        self.parameters = {parameter: self._parameter(parameter, parameter in plain.parameters) for parameter in parameters()}
-        gradio.HTML(show.heading(3, "What is stored", "“Compare and plan” says beforehand what each choice comes to."))
+        self.parameters = {
+            parameter: self._parameter(parameter, parameter in plain.parameters) for parameter in parameters()
+        }
+        gradio.HTML(show.heading(3, "What is stored", "“Compare and plan” says beforehand what a choice comes to."))
         first, rest = storing()[: len(FIRST)], storing()[len(FIRST) :]
         self.options = {first[0]: self._option(first[0]), **self._pairs(first[1:])}
         with gradio.Accordion("More options", open=False):
             self.options |= self._pairs(rest)
         self.refresh.click(self._refreshed, None, [self.adapters, self.base], queue=False)
         self.adapters.change(
-            self._chosen, [self.adapters, self.names, *self._cells()], [self.names, *(part for row in self.rows for part in row)],
+            self._chosen, [self.adapters, self.names, *self._cells()], [self.names, *chain(*self.rows)],
             queue=False, show_progress="hidden",
         )  # fmt: skip
         self.strategy.change(
-            self._strategy_chosen, [self.strategy], [self.about, *self.parameters.values()], queue=False, show_progress="hidden"
-        )
+            self._strategy_chosen, [self.strategy], [self.about, *self.parameters.values()],
+            queue=False, show_progress="hidden",
+        )  # fmt: skip
 
     @staticmethod
     def _row(index: int) -> tuple[Any, Any, Any, Any]:
@@ -81,8 +93,8 @@ class _Form:
                 name = gradio.HTML("")
             weight = gradio.Number(1, label="Weight", step=0.05, scale=1, min_width=90, elem_id=f"lm-weight-{index}")
             blocks = gradio.Textbox(
-                "", label="Block weights", placeholder="all 1; such as OUT00-OUT05=0.5 te=0", scale=4, min_width=150, max_lines=1,
-                elem_id=f"lm-blocks-{index}",
+                "", label="Block weights", placeholder="all 1; such as OUT00-OUT05=0.5 te=0", scale=4, min_width=150,
+                max_lines=1, elem_id=f"lm-blocks-{index}",
             )  # fmt: skip
         return row, name, weight, blocks
 
@@ -97,8 +109,12 @@ class _Form:
     def _parameter(parameter: Parameter, visible: bool) -> Any:
         about = f"{parameter.help} ({parameter.takes})"
         if words := words_of(parameter):
-            return gradio.Dropdown(words, value=parameter.default, label=show.label(parameter.name), info=about, visible=visible)
-        return gradio.Textbox(parameter.default, label=show.label(parameter.name), info=about, visible=visible, max_lines=1)
+            return gradio.Dropdown(
+                words, value=parameter.default, label=show.label(parameter.name), info=about, visible=visible
+            )
+        return gradio.Textbox(
+            parameter.default, label=show.label(parameter.name), info=about, visible=visible, max_lines=1
+        )
 
     def _pairs(self, options: Sequence[Option]) -> dict[Option, Any]:
         made: dict[Option, Any] = {}
@@ -109,28 +125,38 @@ class _Form:
 
     @staticmethod
     def _option(option: Option) -> Any:
-        shared = {
-            "label": show.label(option.name), "info": option.help, "elem_id": f"lm-option-{option.name}", "min_width": 220
-        }  # fmt: skip
-        if option.name == "quality":
-            return gradio.Radio(show.choices(option, {}), value="", **shared)
+        name = option.name
+        shared = {"label": show.label(name), "info": option.help, "elem_id": f"lm-option-{name}", "min_width": 220}
+        menu = show.choices(option, {})
+        if name == "quality":
+            return gradio.Radio(menu, value="", **shared)
         if option.choices or option.value is None:
-            labels = [label for label, _ in show.choices(option, {})]
-            return gradio.Dropdown(labels, value=next(label for label, value in show.choices(option, {}) if not value), **shared)
+            default = next(label for label, value in menu if not value)
+            return gradio.Dropdown([label for label, _ in menu], value=default, **shared)
         return gradio.Textbox("", placeholder=option.default, max_lines=1, **shared)
 
     @property
     def inputs(self) -> list[Any]:
         """The parts whose values `request` takes."""
-        return [self.names, *self._cells(), self.base, self.strategy, *self.parameters.values(), *self.options.values()]
+        return [
+            self.adapters,
+            self.names,
+            *self._cells(),
+            self.base,
+            self.strategy,
+            *self.parameters.values(),
+            *self.options.values(),
+        ]
 
     def request(self, values: Sequence[Any]) -> Request:
         """What the values of `inputs` ask for."""
-        names, cells, rest = values[0], values[1 : 1 + 2 * MOST], values[1 + 2 * MOST :]
-        base, strategy, *texts = rest
+        chosen, names, *texts = values
+        cells, texts = texts[: 2 * MOST], texts[2 * MOST :]
+        base, title, *texts = texts
         items: list[Parameter | Option] = [*self.parameters, *self.options]
         given = {item: self._meant(item, str(text or "")) for item, text in zip(items, texts, strict=True)}
-        return Request(self._rows(names, cells), None if base in (None, NO_BASE) else base, all_strategies()[strategy], given)
+        rows = rows_for(chosen, self._rows(names, cells))
+        return Request(rows, None if base in (None, NO_BASE) else base, all_strategies()[title], given)
 
     @staticmethod
     def _meant(item: Parameter | Option, text: str) -> str:
@@ -166,12 +192,20 @@ class _Results:
         self.form = form
         self.look = gradio.Button("Compare and plan", elem_id="lm-look")
         with gradio.Row(elem_classes=["lm-line"]):
-            self.name = gradio.Textbox("merged", label="Name of the result", max_lines=1, scale=3, min_width=160, elem_id="lm-name")
-            self.replace = gradio.Checkbox(False, label="Replace it if it exists", scale=2, min_width=150, elem_id="lm-replace")
+            self.name = gradio.Textbox(
+                "merged", label="Name of the result", max_lines=1, scale=3, min_width=160, elem_id="lm-name"
+            )
+            self.replace = gradio.Checkbox(
+                False, label="Replace it if it exists", scale=2, min_width=150, elem_id="lm-replace"
+            )
         with gradio.Row(elem_classes=["lm-line"]):
             self.merge = gradio.Button("Merge", variant="primary", scale=3, min_width=120, elem_id="lm-merge")
-            self.stop = gradio.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80, elem_id="lm-stop")
-        self.status = gradio.HTML(show.note("Choose adapters, then compare them, or merge right away."), elem_id="lm-status")
+            self.stop = gradio.Button(
+                "Stop", variant="stop", interactive=False, scale=1, min_width=80, elem_id="lm-stop"
+            )
+        self.status = gradio.HTML(
+            show.note("Choose adapters, then compare them, or merge right away."), elem_id="lm-status"
+        )
         self.result = gradio.HTML("", elem_id="lm-result")
         self.file = gradio.File(label="Download", visible=False, interactive=False, elem_id="lm-download")
         self.pictures = gradio.HTML("", elem_id="lm-pictures")
@@ -206,7 +240,10 @@ class _Results:
         yield {
             **self._ended(None),
             self.pictures: f'<div class="lm-pictures">{pictures}</div>',
-            **{part: gradio.update(choices=show.choices(option, show.qualities(plan))) for option, part in self._quality().items()},
+            **{
+                part: gradio.update(choices=show.choices(option, show.qualities(plan)))
+                for option, part in self._quality().items()
+            },
         }
 
     def _merged(self, name: str, replace: bool, *values: Any) -> Iterator[Updates]:
@@ -250,7 +287,8 @@ class _Results:
             status = "" if error is None else show.failure(error)
         ready = gradio.update(interactive=True)
         return {
-            self.run: 0, self.look: ready, self.merge: ready, self.stop: gradio.update(interactive=False), self.status: status
+            self.run: 0, self.look: ready, self.merge: ready, self.stop: gradio.update(interactive=False),
+            self.status: status,
         }  # fmt: skip
 
 
@@ -265,8 +303,8 @@ def page(host: Host) -> None:
     with gradio.Column(elem_classes=["lm"]):
         gradio.HTML(
             f"<style>{style}</style>"
-            '<div class="lm-head"><h2>lycomerge</h2><p>Merges adapters by what they do to the weights, and says how exact '
-            "the result is.</p></div>"
+            '<div class="lm-head"><h2>lycomerge</h2><p>Merges adapters by what they do to the weights, and says how '
+            "exact the result is.</p></div>"
         )
         with gradio.Row(elem_classes=["lm-columns"]):
             with gradio.Column(scale=6, min_width=320):

@@ -73,7 +73,9 @@ class _Answer:
     async def __call__(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", []), (b"content-security-policy", _POLICY.encode())]
-            if any(key.lower() == b"content-type" and value.startswith(b"text/html") for key, value in message["headers"]):
+            if any(
+                key.lower() == b"content-type" and value.startswith(b"text/html") for key, value in message["headers"]
+            ):
                 self._start = message
                 return
         if self._start is None or message["type"] != "http.response.body":

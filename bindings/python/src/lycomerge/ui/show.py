@@ -67,7 +67,8 @@ def adapter(name: str, path: Path | None) -> str:
     except (WrongInput, LycomergeError, OSError) as error:
         facts, kind = getattr(error, "message", None) or str(error), " lm-bad"
     stem = escape(name.removesuffix(".safetensors"))
-    return f'<div class="lm-name"><b title="{escape(name)}">{stem}</b><span class="lm-fact{kind}">{escape(facts)}</span></div>'
+    named = f'<b title="{escape(name)}">{stem}</b>'
+    return f'<div class="lm-name">{named}<span class="lm-fact{kind}">{escape(facts)}</span></div>'
 
 
 def _facts(found: Inspection) -> str:
@@ -121,7 +122,7 @@ def plan(found: Plan) -> str:
     table = _table(("format", "numbers", "options", "size", "error"), points)
     return (
         f'<section class="lm-card"><h3>Size against error</h3><p class="lm-about">{about}. The error is that of the '
-        f"stored file, against the exact merge.</p>{_picture(found, 'Size of the file against its error, a line for each format')}"
+        f"stored file, against the exact merge.</p>{_picture(found, 'Size of the file against its error, by format')}"
         f"<details><summary>All points</summary>{table}</details></section>"
     )
 
@@ -140,7 +141,9 @@ def comparison(found: Comparison) -> str:
 
 def qualities(found: Plan) -> dict[str, str]:
     """The size and error of the named points between both."""
-    return {each["quality"]: f"{size(each['bytes'])}, error {percent(each['error'])}" for each in found.data["qualities"]}
+    return {
+        each["quality"]: f"{size(each['bytes'])}, error {percent(each['error'])}" for each in found.data["qualities"]
+    }
 
 
 def label(name: str) -> str:
@@ -168,7 +171,13 @@ def certificate(report: Report, name: str, seconds: float) -> str:
     stored = ", ".join(f"{count} {family}" for family, count in families.most_common())
     worst = sorted(data["layers"], key=lambda layer: -layer["error"])
     rows = (
-        (layer["name"], layer["family"], "–" if layer["rank"] is None else str(layer["rank"]), f"{layer['norm']:.3g}", percent(layer["error"]))
+        (
+            layer["name"],
+            layer["family"],
+            "–" if layer["rank"] is None else str(layer["rank"]),
+            f"{layer['norm']:.3g}",
+            percent(layer["error"]),
+        )
         for layer in worst
     )
     warnings = "".join(note(text) for text in data["warnings"])

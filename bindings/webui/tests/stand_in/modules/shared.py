@@ -4,5 +4,6 @@ import argparse
 import os
 
 cmd_opts = argparse.Namespace(
-    lora_dir=os.environ["STAND_IN_LORAS"], lyco_dir_backcompat=os.path.join(os.environ["STAND_IN_LORAS"], "..", "LyCORIS")
+    lora_dir=os.environ["STAND_IN_LORAS"],
+    lyco_dir_backcompat=os.path.join(os.environ["STAND_IN_LORAS"], "..", "LyCORIS"),
 )
