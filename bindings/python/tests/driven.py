@@ -17,7 +17,7 @@ ADAPTERS = Path(os.environ["LYCOMERGE_ADAPTERS"])
 LOKR, LOHA, LORA = (f"{name}.safetensors" for name in ("invert.lokr4", "italic.loha", "italic.lora"))
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 #: How long, in milliseconds, a busy machine may take.
-PATIENCE = 120_000
+PATIENCE = 30_000
 
 try:
     import gradio  # noqa: F401
@@ -129,6 +129,7 @@ class Driven(unittest.TestCase):
 
     def told(self, page: Page, text: str) -> None:
         expect(page.locator("#lm-status")).to_contain_text(text, timeout=PATIENCE)
+        page.wait_for_timeout(500)  # While the rest of an answer is on its way, gradio hears of no other click.
 
     def test_adapters_are_chosen_weighed_merged_and_downloaded(self) -> None:
         page = self.page

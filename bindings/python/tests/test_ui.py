@@ -139,7 +139,7 @@ class Forms(Temporary):
     def test_what_cannot_be_merged_is_told(self) -> None:
         host = Host.of_folder(ADAPTERS)
         for request, message in (
-            (self.request(), "choose one"),
+            (self.request(), "Choose one"),
             (self.request(Row("../x")), "not in the folder"),
             (self.request(Row(LOKR, None)), "weight"),
             (self.request(Row(LOKR, float("nan"))), "weight"),

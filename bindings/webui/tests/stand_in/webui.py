@@ -13,16 +13,17 @@ spec = importlib.util.spec_from_file_location("extension", sys.argv[1])
 assert spec and spec.loader
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
+interfaces = [interface for make in script_callbacks.tabs for interface in make()]
+
 # Fonts of this machine, so that tests can tell what the tab itself asks for.
 theme = gradio.themes.Default(font=["sans-serif"], font_mono=["monospace"])
 with gradio.Blocks(analytics_enabled=False, theme=theme) as webui:
     with gradio.Tabs():
         with gradio.TabItem("txt2img", id="txt2img"):
             gradio.Textbox(label="Prompt")
-        for make in script_callbacks.tabs:
-            for blocks, title, name in make():
-                with gradio.TabItem(title, id=name, elem_id=f"tab_{name}"):
-                    blocks.render()
+        for blocks, title, name in interfaces:
+            with gradio.TabItem(title, id=name, elem_id=f"tab_{name}"):
+                blocks.render()
 
 webui.queue(64)
 _, address, _ = webui.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, show_api=False)

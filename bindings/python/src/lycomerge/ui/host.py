@@ -72,13 +72,13 @@ def result_path(folder: Path, typed: str, replace: bool) -> Path:
     name = typed.strip().replace("\\", "/").removesuffix(ENDING)
     parts = name.split("/")
     if not name:
-        raise WrongInput("give the result a name")
+        raise WrongInput("Give the result a name")
     strange = any(letter in _FORBIDDEN or not letter.isprintable() for letter in name)
     if strange or any(part in ("", ".", "..") or part != part.strip() for part in parts):
         raise WrongInput(f"“{typed}” can't be the name of a result, which is a plain name, for a file in {folder}")
     path = folder.joinpath(*parts[:-1], parts[-1] + ENDING)
     if not path.parent.is_dir():
-        raise WrongInput(f"there is no folder {path.parent}")
+        raise WrongInput(f"There is no folder {path.parent}")
     if path.exists() and not replace:
         raise WrongInput(f"{path.name} exists; choose another name, or tick “replace”")
     return path

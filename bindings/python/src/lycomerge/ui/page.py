@@ -5,6 +5,7 @@ chosen from a menu is its label, since old menus show nothing else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import chain
@@ -12,10 +13,10 @@ from typing import Any
 
 import gradio
 
-from .. import Comparison, Option, Parameter, Plan, Report
+from .. import Option, Parameter
 from ..progress import Listener
 from . import show
-from .host import ENDING, Host, WrongInput, result_path
+from .host import Host, result_path
 from .request import FIRST, Request, Row, all_strategies, parameters, rows_for, storing, words_of
 from .run import Run, Stopped
 
@@ -224,72 +225,53 @@ class _Results:
         return {option: part for option, part in self.form.options.items() if option.name == "quality"}
 
     def _looked(self, *values: Any) -> Iterator[Updates]:
-        def work(heard: Listener) -> tuple[Plan, Comparison | None]:
-            merge = self.form.request(values).merge(self.form.host)
-            several = len(values[0]) > 1
-            return merge.plan(heard), merge.compare(heard) if several else None
+        def work(heard: Listener) -> Updates:
+            request = self.form.request(values)
+            merge = request.merge(self.form.host)
+            plan = merge.plan(heard)
+            shown = show.plan(plan) + (show.comparison(merge.compare(heard)) if len(request.rows) > 1 else "")
+            known = show.qualities(plan)
+            menus = {part: gradio.update(choices=show.choices(of, known)) for of, part in self._quality().items()}
+            return {self.pictures: f'<div class="lm-pictures">{shown}</div>', **menus}
 
-        run = Run(work)
-        yield from self._watched(run)
-        try:
-            plan, comparison = run.result()
-        except BaseException as error:
-            yield self._ended(error)
-            return
-        pictures = show.plan(plan) + (show.comparison(comparison) if comparison else "")
-        yield {
-            **self._ended(None),
-            self.pictures: f'<div class="lm-pictures">{pictures}</div>',
-            **{
-                part: gradio.update(choices=show.choices(option, show.qualities(plan)))
-                for option, part in self._quality().items()
-            },
-        }
+        yield from self._watched(Run(work))
 
-    def _merged(self, name: str, replace: bool, *values: Any) -> Iterator[Updates]:
-        def work(heard: Listener) -> tuple[Report, str]:
-            path = result_path(self.form.host.output_folder(), name, replace)
+    def _merged(self, typed: str, replace: bool, *values: Any) -> Iterator[Updates]:
+        def work(heard: Listener) -> Updates:
+            begun = time.monotonic()
+            path = result_path(self.form.host.output_folder(), typed, replace)
             report = self.form.request(values).merge(self.form.host).run_to(path, heard)
             self.form.host.saved()
-            return report, str(path)
+            return {
+                self.result: show.certificate(report, path.name, time.monotonic() - begun),
+                self.file: gradio.update(value=str(path), visible=True),
+                self.form.adapters: gradio.update(choices=list(self.form.host.adapters())),
+            }
 
-        run = Run(work)
-        for updates in self._watched(run):
-            yield {**updates, self.result: "", self.file: gradio.update(value=None, visible=False)}
-        try:
-            report, path = run.result()
-        except BaseException as error:
-            yield self._ended(error)
-            return
-        yield {
-            **self._ended(None),
-            self.result: show.certificate(report, name.strip().removesuffix(ENDING) + ENDING, run.seconds),
-            self.file: gradio.update(value=path, visible=True),
-            self.form.adapters: gradio.update(choices=list(self.form.host.adapters())),
-        }
+        yield {self.result: "", self.file: gradio.update(value=None, visible=False)}
+        yield from self._watched(Run(work))
 
-    def _watched(self, run: Run[Any]) -> Iterator[Updates]:
-        """Shows how far it is, until it ends."""
+    def _watched(self, run: Run[Updates]) -> Iterator[Updates]:
+        """Shows how far a run is until it ends, and then what it came to."""
         number = id(run)
         _running[number] = run
         busy = gradio.update(interactive=False)
+        buttons = {self.run: number, self.look: busy, self.merge: busy, self.stop: gradio.update(interactive=True)}
         try:
-            buttons = {self.run: number, self.look: busy, self.merge: busy, self.stop: gradio.update(interactive=True)}
             while not run.wait(_PULSE):
                 yield {**buttons, self.status: show.progress(run)}
         finally:
             del _running[number]
+        try:
+            yield {**run.result(), **self._ended("")}
+        except Stopped:
+            yield self._ended(show.note("Stopped. Nothing was written."))
+        except Exception as error:
+            yield self._ended(show.failure(error))
 
-    def _ended(self, error: BaseException | None) -> Updates:
-        if isinstance(error, Stopped):
-            status = show.note("Stopped. Nothing was written.")
-        else:
-            status = "" if error is None else show.failure(error)
-        ready = gradio.update(interactive=True)
-        return {
-            self.run: 0, self.look: ready, self.merge: ready, self.stop: gradio.update(interactive=False),
-            self.status: status,
-        }  # fmt: skip
+    def _ended(self, status: str) -> Updates:
+        ready, busy = gradio.update(interactive=True), gradio.update(interactive=False)
+        return {self.run: 0, self.look: ready, self.merge: ready, self.stop: busy, self.status: status}
 
 
 def _stop(number: int) -> None:

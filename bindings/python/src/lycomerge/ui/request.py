@@ -81,7 +81,7 @@ class Request:
     def merge(self, host: Host) -> Merge:
         """The merge. Files are opened anew for each, so that the page keeps none open."""
         if not self.rows:
-            raise WrongInput("choose one adapter at least")
+            raise WrongInput("Choose one adapter at least")
         settings = self.settings()
         merge = Merge(**settings)
         base = chosen(host.checkpoints(), self.base) if self.base else None
@@ -89,7 +89,7 @@ class Request:
         for row in self.rows:
             adapter = _open(chosen(files, row.name), base, settings.get("skip-unknown") == "true")
             if row.weight is None or not math.isfinite(row.weight):
-                raise WrongInput(f"give {row.name} a weight")
+                raise WrongInput(f"Give {row.name} a weight")
             merge.add(adapter, row.weight, row.block_weights.strip() or None)
         return merge
 

@@ -45,7 +45,7 @@ def failure(error: BaseException) -> str:
     """What went wrong, in the words of whoever noticed."""
     known = isinstance(error, (WrongInput, LycomergeError, OSError))
     text = str(error) if known else f"{type(error).__name__}: {error}"
-    return note(text[:1].upper() + text[1:], "bad")
+    return note(text, "bad")
 
 
 def heading(number: int, title: str, about: str) -> str:
