@@ -720,9 +720,10 @@ lyco_status lyco_merge_compare(const lyco_merge *merge,
                                lyco_comparison **comparison,
                                lyco_error **error);
 
-/// Everything as JSON: "inputs" with name, weight, norm and number of layers; "cosines", "overlaps" of their spaces and
-/// "sign_conflicts" as tables with a row for each input; what a plain sum has "kept"; the same by "blocks" and "layers";
-/// and "advice", sentences that say what it suggests. NULL for NULL.
+/// Everything as JSON: "inputs" with name, weight, norm and number of layers; "cosines", "overlaps" of their spaces
+/// ("chance_overlaps": what these would be by chance) and "sign_conflicts" as tables with a row for each input; what a
+/// plain sum has "kept"; the same by "blocks" and "layers"; and "advice", sentences that say what it suggests. NULL for
+/// NULL.
 const char *lyco_comparison_json(const lyco_comparison *comparison);
 
 /// Draws the tables as heat maps, and what the inputs do in each block. `kind` is "svg", "png", or "html" for a whole

@@ -26,6 +26,9 @@ pub struct Report {
     pub direction_error: f64,
     /// ‖stored‖ / ‖true‖ over the whole file.
     pub norm_ratio: Option<f64>,
+    /// What it cost to store entries that were merged in full space at low rank, over the layers where that was so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<f64>,
     /// The tolerance that `max-size` came to.
     pub tolerance: Option<f64>,
     /// The layers, in the order of the file.

@@ -4,13 +4,14 @@
 //! a [`Real`] (f32 or f64), and this module is the only place where stored numbers become reals and back.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::str::FromStr;
 
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-use crate::compute::simd::wide;
+use crate::compute::simd::{Wide, wide};
 use crate::error::{Error, Result};
 
 /// The element type of a stored tensor.
@@ -165,8 +166,8 @@ impl TensorView<'_> {
         match self.dtype {
             Dtype::F64 => map(data, out, |b| T::from_f64(f64::from_le_bytes(b))),
             Dtype::F32 => map(data, out, |b| T::from_f32(f32::from_le_bytes(b))),
-            Dtype::F16 => halves::<T, f16>(data, out),
-            Dtype::BF16 => halves::<T, bf16>(data, out),
+            Dtype::F16 => wide(Decode { data, out, codec: PhantomData::<f16> }),
+            Dtype::BF16 => wide(Decode { data, out, codec: PhantomData::<bf16> }),
             Dtype::F8E4M3 => map(data, out, |[b]| T::from_f32(f8_e4m3(b))),
             Dtype::F8E5M2 => map(data, out, |[b]| T::from_f32(f16::from_bits(u16::from(b) << 8).to_f32())),
             Dtype::I64 => map(data, out, |b| T::from_f64(i64::from_le_bytes(b) as f64)),
@@ -200,17 +201,28 @@ fn map<T, const N: usize>(data: &[u8], out: &mut Vec<T>, convert: impl Fn([u8; N
 }
 
 /// 16-bit floats go through `half`'s slice conversions, which use the hardware's.
-fn halves<T: Real, H: HalfCodec>(data: &[u8], out: &mut Vec<T>) {
-    const BLOCK: usize = 1024;
-    let (mut bits, mut reals) = ([0_u16; BLOCK], [0_f32; BLOCK]);
-    wide(|| {
-        for block in data.as_chunks::<2>().0.chunks(BLOCK) {
+struct Decode<'a, T, H> {
+    data: &'a [u8],
+    out: &'a mut Vec<T>,
+    codec: PhantomData<H>,
+}
+
+impl<T: Real, H: HalfCodec> Wide for Decode<'_, T, H> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (mut bits, mut reals) = ([0_u16; BLOCK], [0_f32; BLOCK]);
+        for block in self.data.as_chunks::<2>().0.chunks(BLOCK) {
             bits.iter_mut().zip(block).for_each(|(to, from)| *to = u16::from_le_bytes(*from));
             H::decode(&bits[..block.len()], &mut reals[..block.len()]);
-            out.extend(reals[..block.len()].iter().map(|&x| T::from_f32(x)));
+            self.out.extend(reals[..block.len()].iter().map(|&x| T::from_f32(x)));
         }
-    });
+    }
 }
+
+/// Numbers that are converted at once: they stay in a core's innermost cache.
+const BLOCK: usize = 1024;
 
 /// A 16-bit float with bulk conversions.
 trait HalfCodec {
@@ -219,18 +231,22 @@ trait HalfCodec {
 }
 
 impl HalfCodec for f16 {
+    #[inline(always)]
     fn decode(bits: &[u16], out: &mut [f32]) {
         bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
     }
+    #[inline(always)]
     fn encode(reals: &[f32], out: &mut [u16]) {
         out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(reals);
     }
 }
 
 impl HalfCodec for bf16 {
+    #[inline(always)]
     fn decode(bits: &[u16], out: &mut [f32]) {
         bits.reinterpret_cast::<bf16>().convert_to_f32_slice(out);
     }
+    #[inline(always)]
     fn encode(reals: &[f32], out: &mut [u16]) {
         out.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(reals);
     }
@@ -276,23 +292,26 @@ pub fn encode<T: Real>(reals: &[T], dtype: Dtype, out: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// `exponent_mask` is the pattern of infinity; a rounded value that has it did not fit, and comes back.
-fn encode_halves<T: Real, H: HalfCodec>(
-    reals: &[T],
-    exponent_mask: u16,
-    out: &mut Vec<u8>,
-) -> std::result::Result<(), f64> {
-    const BLOCK: usize = 1024;
-    let (mut floats, mut bits) = ([0_f32; BLOCK], [0_u16; BLOCK]);
-    let at = out.len();
-    out.resize(at + 2 * reals.len(), 0);
-    let bytes = out[at..].as_chunks_mut::<2>().0;
-    wide(|| {
-        for (block, bytes) in reals.chunks(BLOCK).zip(bytes.chunks_mut(BLOCK)) {
+/// Writes 16-bit floats into bytes, two for each number. A rounded value that is infinite did not fit, and comes back.
+struct Encode<'a, T, H> {
+    reals: &'a [T],
+    /// The pattern of infinity.
+    infinity: u16,
+    bytes: &'a mut [[u8; 2]],
+    codec: PhantomData<H>,
+}
+
+impl<T: Real, H: HalfCodec> Wide for Encode<'_, T, H> {
+    type Output = std::result::Result<(), f64>;
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let (mut floats, mut bits) = ([0_f32; BLOCK], [0_u16; BLOCK]);
+        for (block, bytes) in self.reals.chunks(BLOCK).zip(self.bytes.chunks_mut(BLOCK)) {
             floats.iter_mut().zip(block).for_each(|(to, from)| *to = from.to_f32());
             let bits = &mut bits[..block.len()];
             H::encode(&floats[..block.len()], bits);
-            let is_infinite = |b: &u16| b & exponent_mask == exponent_mask;
+            let is_infinite = |b: &u16| b & self.infinity == self.infinity;
             // All of them at once, because a look that may end at each goes one by one.
             if bits.iter().fold(false, |any, b| any | is_infinite(b)) {
                 let first = bits.iter().position(is_infinite).unwrap_or(0);
@@ -301,7 +320,17 @@ fn encode_halves<T: Real, H: HalfCodec>(
             bytes.iter_mut().zip(bits).for_each(|(to, b)| *to = b.to_le_bytes());
         }
         Ok(())
-    })
+    }
+}
+
+fn encode_halves<T: Real, H: HalfCodec>(
+    reals: &[T],
+    infinity: u16,
+    out: &mut Vec<u8>,
+) -> std::result::Result<(), f64> {
+    let at = out.len();
+    out.resize(at + 2 * reals.len(), 0);
+    wide(Encode { reals, infinity, bytes: out[at..].as_chunks_mut::<2>().0, codec: PhantomData::<H> })
 }
 
 /// The number type that arithmetic happens in: f32 for 16-bit outputs, f64 where the output is float32 or

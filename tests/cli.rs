@@ -511,6 +511,90 @@ fn inspect_prints_json_for_programs_and_a_page_for_people() {
 }
 
 #[test]
+fn a_plan_has_a_row_for_each_way_and_its_rows_can_be_typed() {
+    let folder = two("lokr4");
+    let models = "italic.safetensors invert.safetensors";
+    let table = done(&folder, &format!("plan {models} --weights 0.7 0.5")).stdout;
+    for row in [
+        "--quality good",
+        "--format lora --rank 8 ",
+        "--format auto --tolerance 0.1 ",
+        "--format lokr",
+        "--format full",
+    ] {
+        assert!(table.lines().any(|line| line.starts_with(row)), "{row} is not in {table}");
+    }
+    let row = table.lines().find(|line| line.starts_with("--format lora --rank 8 ")).unwrap();
+    let merged =
+        done(&folder, &format!("merge {models} --weights 0.7 0.5 --format lora --rank 8 -o out.safetensors"));
+    let (size, error) = merged.stdout.split_once(", error ").unwrap();
+    let (size, error) = (size.rsplit(", ").next().unwrap(), error.split(',').next().unwrap());
+    assert!(row.contains(size) && row.contains(error), "{row}\n{}", merged.stdout);
+
+    let json: Value =
+        serde_json::from_str(&done(&folder, &format!("plan --json {models} --dtype bfloat16")).stdout)
+            .unwrap();
+    assert_eq!(json["curves"][0]["dtype"], "bfloat16");
+    assert_eq!(json["inputs"][1]["name"], "invert.safetensors");
+    fails(&folder, &format!("plan {models} --weights 1"), 2, &["Number of weights (1) must match"]);
+    fails(
+        &folder,
+        "plan italic.safetensors gone.safetensors",
+        1,
+        &["Model file not found: gone.safetensors"],
+    );
+    fails(&folder, &format!("plan {models} --strategy nonsense"), 2, &["nonsense"]);
+}
+
+#[test]
+fn a_comparison_says_what_it_found_and_what_that_suggests() {
+    let folder = two("lora");
+    let models = "italic.safetensors invert.safetensors";
+    let text = done(&folder, &format!("compare {models}")).stdout;
+    for part in ["Cosine", "Overlap", "Conflicts", "1 and 2", "A plain sum keeps 1.0", "M00", "orthogonal"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let twice = done(&folder, "compare italic.safetensors italic.safetensors --weights 1 -1").stdout;
+    assert!(twice.contains("A plain sum keeps 0.00") && twice.contains("opposite directions"), "{twice}");
+    let json: Value =
+        serde_json::from_str(&done(&folder, &format!("compare {models} --json")).stdout).unwrap();
+    assert_eq!((json["cosines"][0][0].as_f64(), json["layers"].as_array().unwrap().len()), (Some(1.0), 97));
+    fails(&folder, "compare italic.safetensors", 2, &["two adapters or more"]);
+    fails(&folder, &format!("compare {models} --strategy ties"), 2, &["--strategy"]);
+}
+
+#[test]
+#[cfg(feature = "pictures")]
+fn pictures_and_reports_are_written_whole_and_replace_no_model() {
+    let folder = two("loha");
+    let models = "italic.safetensors invert.safetensors";
+    let hostile = "<b>&\"'.safetensors";
+    fs::rename(folder.path().join("invert.safetensors"), folder.path().join(hostile)).unwrap();
+    fs::copy(folder.path().join(hostile), folder.path().join("invert.safetensors")).unwrap();
+    for verb in ["plan", "compare"] {
+        let words = format!(
+            "{verb} italic.safetensors {hostile} --svg a.svg --png a.png --html a.html --dark --quiet"
+        );
+        assert_eq!(done(&folder, &words).stdout, "");
+        let all = content(&folder);
+        let text = |name: &str| String::from_utf8(all[name].clone()).unwrap();
+        assert!(text("a.svg").starts_with("<svg") && text("a.svg").trim_end().ends_with("</svg>"));
+        assert_eq!(&all["a.png"][..8], b"\x89PNG\r\n\x1a\n");
+        let page = text("a.html");
+        assert!(page.contains("prefers-color-scheme") && page.matches("<svg").count() == 2);
+        for text in [text("a.svg"), page] {
+            assert!(text.contains("&lt;b&gt;&amp;") && !text.contains("<b>"), "{verb}: a name is markup");
+            assert!(
+                !text.contains("href") && !text.contains("src="),
+                "{verb} asks for something from elsewhere"
+            );
+        }
+    }
+    fails(&folder, &format!("plan {models} --png ./italic.safetensors"), 2, &["--png would replace"]);
+    fails(&folder, &format!("compare {models} --svg nowhere/a.svg"), 1, &["nowhere"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_inspected_does_not_hide_the_others() {
     let folder = two("lora");
     let ran = run(&folder, "inspect --type none.safetensors italic.safetensors");

@@ -60,6 +60,17 @@ fn overlap(x: &Mat<f64>, y: &Mat<f64>) -> f64 {
     (outputs * inputs).sqrt()
 }
 
+/// What the overlap is on average over rotations.
+fn chance(x: &Mat<f64>, y: &Mat<f64>) -> f64 {
+    let side = |x: Mat<f64>, y: Mat<f64>| {
+        let traces =
+            (0..x.nrows()).map(|i| x[(i, i)]).sum::<f64>() * (0..y.nrows()).map(|i| y[(i, i)]).sum::<f64>();
+        (traces / x.nrows() as f64 / (x.norm_l2() * y.norm_l2())).min(1.0)
+    };
+    let outputs = side(x * x.transpose(), y * y.transpose());
+    (outputs * side(x.transpose() * x, y.transpose() * y)).sqrt()
+}
+
 fn near(got: f64, want: f64, within: f64, what: &str) -> Result<(), TestCaseError> {
     prop_assert!((got - want).abs() <= within, "{what}: {got} instead of {want}");
     Ok(())
@@ -90,6 +101,7 @@ proptest! {
             for (j, y) in dense.iter().enumerate() {
                 near(got.cosines[i][j], quotient(x, y), 1e-9, "cosine")?;
                 near(got.overlaps[i][j], overlap(x, y), 1e-7, "overlap")?;
+                near(got.chance_overlaps[i][j], chance(x, y), 1e-7, "chance")?;
                 // Signs are those of float32.
                 near(got.sign_conflicts[i][j], conflicts(x, y), 1e-5, "conflicts")?;
             }
@@ -171,6 +183,8 @@ fn layers_without_low_rank_have_their_overlaps_too() {
     assert_eq!(got.overlap_layers, 1);
     let truth = overlap(&dense_term(&x), &dense_term(&y));
     assert!((got.overlaps[0][1] - truth).abs() < 1e-9, "{} {truth}", got.overlaps[0][1]);
+    // Independent entries meet as often as chance says.
+    assert!((got.chance_overlaps[0][1] - truth).abs() < 0.01, "{truth} {:?}", got.chance_overlaps);
 }
 
 fn real(name: &str) -> Arc<Adapter> {

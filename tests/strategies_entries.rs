@@ -9,6 +9,7 @@ use std::sync::Arc;
 use faer::Mat;
 use lycomerge::delta::{Factor, Term};
 use lycomerge::file::Container;
+use lycomerge::fit::Format;
 use lycomerge::merge::Options;
 use lycomerge::merge::strategy::{self, Kind};
 use lycomerge::tensor::Dtype;
@@ -188,6 +189,22 @@ fn a_merge_in_the_core_is_the_dense_computation() {
     let want = &left * ties(&rows, &weights, 0.3);
     let got = entries(&adapters, &weights, "ties", &[("density", "0.3"), ("merge_space", "knots")]);
     assert!(distance(&got, &want) < 1e-10, "knots: {:e}", distance(&got, &want));
+}
+
+#[test]
+fn the_report_says_what_low_rank_cost_where_entries_were_merged_in_full() {
+    let mut state = 8;
+    let mut low = || product(&random(40, 3, &mut state), &random(3, 31, &mut state));
+    let adapters = [low(), low(), low()];
+    let report = |space| {
+        let mut merge = merge(&adapters, &[1.0; 3], "ties", &[("density", "0.3"), ("merge_space", space)]);
+        (merge.options.format, merge.options.rank) = (Format::Lora, Some(9));
+        merge.run_in_memory(&mut |_| true).unwrap().1
+    };
+    let full = report("full");
+    assert!(full.truncation.is_some_and(|cost| cost > 0.1 && (cost - full.error).abs() < 1e-12), "{full:?}");
+    let core = report("core");
+    assert!(core.truncation.is_none() && core.error < 1e-9, "{}", core.error);
 }
 
 #[test]

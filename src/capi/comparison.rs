@@ -49,9 +49,10 @@ pub unsafe extern "C" fn lyco_merge_compare(
     unsafe { fallible(error, make) }
 }
 
-/// Everything as JSON: "inputs" with name, weight, norm and number of layers; "cosines", "overlaps" of their spaces and
-/// "sign_conflicts" as tables with a row for each input; what a plain sum has "kept"; the same by "blocks" and "layers";
-/// and "advice", sentences that say what it suggests. NULL for NULL.
+/// Everything as JSON: "inputs" with name, weight, norm and number of layers; "cosines", "overlaps" of their spaces
+/// ("chance_overlaps": what these would be by chance) and "sign_conflicts" as tables with a row for each input; what a
+/// plain sum has "kept"; the same by "blocks" and "layers"; and "advice", sentences that say what it suggests. NULL for
+/// NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lyco_comparison_json(comparison: *const lyco_comparison) -> *const c_char {
     // SAFETY: the header asks for NULL or a handle that is not freed.

@@ -72,7 +72,14 @@ pub(crate) fn after(report: &Report, options: &Options, ways: &[Alternative]) ->
     };
     let ways: Vec<String> = ways.enumerate().map(way).collect();
     let better = if ways.is_empty() { String::new() } else { format!("; {}", ways.join(", ")) };
-    Some(format!("{} holds this merge to {off}{better}", chosen(options)))
+    let truncation = report.truncation.map_or_else(String::new, |cost| {
+        format!(
+            ". Entries merged in full space have no low rank, and {} is what storing them at one cost; \
+             --set merge_space=core merges them where low rank holds them",
+            percent(cost)
+        )
+    });
+    Some(format!("{} holds this merge to {off}{better}{truncation}", chosen(options)))
 }
 
 /// The error that the user agreed to by asking for it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, value_parser};
+use clap_complete::Shell;
 use lycomerge::merge::{options, strategy};
 
 use super::output::Failure;
@@ -34,6 +35,12 @@ const COMBINING: [&str; 7] =
 
 /// The name of the subcommand that stores one adapter in another form: a merge of one.
 pub(crate) const CONVERT: &str = "convert";
+
+/// The name of the subcommand that prints a shell's completions.
+pub(crate) const COMPLETIONS: &str = "completions";
+
+/// The name of the subcommand that writes man pages.
+pub(crate) const MAN: &str = "man";
 
 /// What the output is called unless `--output` says otherwise.
 const DEFAULT_OUTPUT: &str = "merged_lycoris.safetensors";
@@ -126,7 +133,7 @@ Examples:
     lycomerge compare --json a.safetensors b.safetensors
 What the figures mean:
   cosine     1: the same direction, 0: independent, -1: opposite
-  overlap    how much of their input and output spaces they share, from 0 to 1
+  overlap    how much of their input and output spaces they share, from 0 to 1, and how much that is by chance
   conflicts  the share of all change where their signs differ; half of it for independent adapters
   kept       the norm of the sum by that of independent adapters: below 1 they cancel, above they reinforce";
 
@@ -166,6 +173,8 @@ pub(crate) fn command() -> Command {
         .subcommand(compare())
         .subcommand(inspect())
         .subcommand(ui())
+        .subcommand(completions())
+        .subcommand(man())
 }
 
 /// A row of the table as an argument.
@@ -519,6 +528,37 @@ fn ui() -> Command {
                 .allow_hyphen_values(true)
                 .value_parser(value_parser!(OsString))
                 .help("The page's options, such as --folder FOLDER, --port PORT and --no-browser"),
+        )
+}
+
+fn completions() -> Command {
+    Command::new(COMPLETIONS)
+        .about("Print what a shell needs to complete this command's options")
+        .arg_required_else_help(true)
+        .after_help(
+            "Examples:\n  lycomerge completions bash > ~/.local/share/bash-completion/completions/lycomerge\n  \
+             lycomerge completions zsh > ~/.zfunc/_lycomerge\n  \
+             lycomerge completions fish > ~/.config/fish/completions/lycomerge.fish",
+        )
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .required(true)
+                .value_parser(value_parser!(Shell))
+                .help("The shell"),
+        )
+}
+
+fn man() -> Command {
+    Command::new(MAN)
+        .about("Write the man pages of this command and its subcommands")
+        .arg_required_else_help(true)
+        .arg(
+            Arg::new("folder")
+                .value_name("FOLDER")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Where they go, such as ~/.local/share/man/man1; it is made if it isn't there"),
         )
 }
 

@@ -10,7 +10,7 @@ use lycomerge::merge::compare::{ComparedBlock, Square};
 use lycomerge::picture::Kind;
 use lycomerge::{Comparison, Merge, Plan};
 
-use super::merge::{base, block_weights, given_options, open, weighed_models, write_whole};
+use super::merge::{base, block_weights, given_options, open, refuse_replacing, weighed_models, write_whole};
 use super::output::{self, Failure, ascii_controls};
 use super::progress::Progress;
 use super::stop;
@@ -30,11 +30,14 @@ struct Places {
 
 impl Places {
     /// Finds out before the work whether it can be put where it is wanted.
-    fn of(matches: &ArgMatches) -> Result<Self, Failure> {
-        let path = |(kind, name): (Kind, &str)| Some((kind, matches.get_one::<PathBuf>(name)?.clone()));
-        let pictures: Vec<_> = Kind::ALL.into_iter().filter_map(path).collect();
-        for (_, path) in &pictures {
-            AtomicFile::create(path)?;
+    fn of(matches: &ArgMatches, models: &[PathBuf]) -> Result<Self, Failure> {
+        let mut pictures = Vec::new();
+        for (kind, name) in Kind::ALL {
+            if let Some(path) = matches.get_one::<PathBuf>(name) {
+                refuse_replacing(name, path, models.iter())?;
+                AtomicFile::create(path)?;
+                pictures.push((kind, path.clone()));
+            }
         }
         let [dark, json, quiet] = ["dark", "json", "quiet"].map(|name| matches.get_flag(name));
         Ok(Self { pictures, dark, json, quiet })
@@ -81,7 +84,7 @@ fn begin(matches: &ArgMatches) -> Result<(Merge, Places), Failure> {
     let (models, weights) = weighed_models(matches)?;
     let options = given_options(matches)?;
     let blocks = block_weights(matches, models.len())?;
-    let places = Places::of(matches)?;
+    let places = Places::of(matches, &models)?;
     stop::listen()?;
     let merge = open(&models, &weights, &blocks, &options, base(matches)?)?;
     Ok((merge, places))
@@ -152,6 +155,7 @@ fn comparison_tables(comparison: &Comparison) -> String {
         ("Models", Side::Left),
         ("Cosine", Side::Right),
         ("Overlap", Side::Right),
+        ("By chance", Side::Right),
         ("Conflicts", Side::Right),
     ]);
     for i in 0..n {
@@ -160,6 +164,7 @@ fn comparison_tables(comparison: &Comparison) -> String {
                 format!("{} and {}", i + 1, j + 1),
                 format!("{:.3}", comparison.cosines[i][j]),
                 format!("{:.3}", comparison.overlaps[i][j]),
+                format!("{:.3}", comparison.chance_overlaps[i][j]),
                 percent(comparison.sign_conflicts[i][j]),
             ]);
         }

@@ -1,8 +1,9 @@
 //! The command `lycomerge`: a face of the library, made of what a person at a terminal needs.
 //!
 //! [`args`] makes the command line from the library's table of options, [`merge`], [`bake`], [`extract`], [`figures`] and
-//! [`inspect`] are the subcommands (a conversion is a merge of one; figures are of a plan or a comparison), [`ui`] hands
-//! over to the Python package, and the rest is how they talk: results go to stdout, everything else to stderr.
+//! [`inspect`] are the subcommands (a conversion is a merge of one; figures are of a plan or a comparison), [`pages`] tells
+//! shells and man of them, [`ui`] hands over to the Python package, and the rest is how they talk: results go to stdout,
+//! everything else to stderr.
 
 mod advice;
 mod args;
@@ -12,6 +13,7 @@ mod figures;
 mod inspect;
 mod merge;
 mod output;
+mod pages;
 mod progress;
 mod stop;
 mod table;
@@ -51,6 +53,8 @@ fn run() -> Result<(), Failure> {
         Some((args::BAKE, matches)) => bake::run(matches),
         Some((args::EXTRACT, matches)) => extract::run(matches),
         Some((args::UI, matches)) => ui::run(matches),
+        Some((args::COMPLETIONS, matches)) => pages::completions(matches),
+        Some((args::MAN, matches)) => pages::man(matches),
         Some((args::PLAN, matches)) => figures::plan(matches),
         Some((args::COMPARE, matches)) => figures::compare(matches),
         Some((_, matches)) => inspect::run(matches),

@@ -98,17 +98,7 @@ impl Job {
         }
         let Some(metadata) = &self.metadata else { return Ok(()) };
         AtomicFile::create(metadata)?;
-        let same = |path: &PathBuf| {
-            path == metadata
-                || matches!((path.canonicalize(), metadata.canonicalize()), (Ok(a), Ok(b)) if a == b)
-        };
-        match self.models.iter().chain([&self.output]).find(|path| same(path)) {
-            Some(path) => Err(Failure::usage(format!(
-                "--metadata would replace {}; give it another name",
-                path.display()
-            ))),
-            None => Ok(()),
-        }
+        refuse_replacing("metadata", metadata, self.models.iter().chain([&self.output]))
     }
 
     /// Size and error to come. In factor space there is nothing to foretell: nothing is fitted.
@@ -171,6 +161,23 @@ impl Job {
             text += &summary(report, &self.output, took);
         }
         output::result(&text)
+    }
+}
+
+/// Refuses to put what an option asks for in the place of a model.
+pub(crate) fn refuse_replacing<'p>(
+    option: &str,
+    path: &Path,
+    mut models: impl Iterator<Item = &'p PathBuf>,
+) -> Result<(), Failure> {
+    let same = |model: &&PathBuf| {
+        *model == path || matches!((model.canonicalize(), path.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    };
+    match models.find(same) {
+        Some(model) => {
+            Err(Failure::usage(format!("--{option} would replace {}; give it another name", model.display())))
+        }
+        None => Ok(()),
     }
 }
 

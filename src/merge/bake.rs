@@ -5,6 +5,7 @@
 //! is, byte for byte. What dtype rounding leaves of ΔW is measured for every tensor.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -33,7 +34,7 @@ pub use crate::compute::round::Rounding;
 const MEMORY: u64 = 256 << 20;
 
 /// Entries whose delta is made, and which are written, at once.
-const TILE: usize = 1 << 17;
+const TILE: usize = 1 << 16;
 
 /// Entries that are added, rounded and measured at once: what this needs stays in a core's innermost cache.
 const BLOCK: usize = 1 << 11;
@@ -115,31 +116,76 @@ impl Sums {
     }
 }
 
-/// Measures what became of a delta; the lanes are independent sums, so that additions need not wait for each other.
-struct Measure<'a, T, const LANES: usize> {
+/// Measures what became of a delta, with sums in `A`; the lanes are independent sums, so that additions need not wait
+/// for each other.
+struct Measure<'a, T, A, const LANES: usize> {
     stored: &'a [[T; LANES]],
     weight: &'a [[T; LANES]],
     delta: &'a [[T; LANES]],
     scale: T,
+    sums_in: PhantomData<A>,
 }
 
-impl<T: Real, const LANES: usize> Wide for Measure<'_, T, LANES> {
+impl<T: Real, A: Real, const LANES: usize> Wide for Measure<'_, T, A, LANES> {
     type Output = Sums;
 
     #[inline(always)]
     fn call(self) -> Sums {
-        let (mut squares, mut wrong, mut along) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let wider = |x: T| A::from_f64(x.to_f64());
+        let zero = A::from_f64(0.0);
+        let (mut squares, mut wrong, mut along) = ([zero; LANES], [zero; LANES], [zero; LANES]);
         for ((s, w), d) in self.stored.iter().zip(self.weight).zip(self.delta) {
             for lane in 0..LANES {
-                // The difference is exact: both are numbers of the dtype, or differ by little.
-                let (moved, d) = (((s[lane] - w[lane]) * self.scale).to_f64(), d[lane].to_f64());
+                // The difference of the stored numbers is exact: both are of the dtype, or differ by little.
+                let rest = wider((s[lane] - w[lane]) * self.scale) - wider(d[lane]);
+                let d = wider(d[lane]);
                 squares[lane] += d * d;
-                wrong[lane] += (moved - d) * (moved - d);
-                along[lane] += moved * d;
+                wrong[lane] += rest * rest;
+                along[lane] += rest * d;
             }
         }
-        let [delta, wrong, along] = [squares, wrong, along].map(|lanes| lanes.iter().sum());
-        Sums { delta, wrong, along, saturated: 0 }
+        let total = |lanes: [A; LANES]| lanes.iter().map(|x| x.to_f64()).sum::<f64>();
+        let delta = total(squares);
+        Sums { delta, wrong: total(wrong), along: delta + total(along), saturated: 0 }
+    }
+}
+
+/// What became of a block of a delta.
+fn measured<T: Real>(stored: &[T], weight: &[T], delta: &[T], scale: T) -> Sums {
+    let quick = measured_in::<T, T>(stored, weight, delta, scale);
+    // A hundred numbers a lane are summed well in their own type, unless their squares leave its range.
+    let ordinary = |sum: f64| (1e-24..1e24).contains(&sum);
+    if ordinary(quick.delta) && ordinary(quick.wrong) {
+        return quick;
+    }
+    measured_in::<T, f64>(stored, weight, delta, scale)
+}
+
+fn measured_in<T: Real, A: Real>(stored: &[T], weight: &[T], delta: &[T], scale: T) -> Sums {
+    let (stored, stored_rest) = stored.as_chunks::<16>();
+    let (weight, weight_rest) = weight.as_chunks();
+    let (delta, delta_rest) = delta.as_chunks();
+    let mut sums = wide(Measure { stored, weight, delta, scale, sums_in: PhantomData::<A> });
+    let (stored, weight) = (stored_rest.as_chunks::<1>().0, weight_rest.as_chunks().0);
+    let rest = Measure { stored, weight, delta: delta_rest.as_chunks().0, scale, sums_in: PhantomData::<A> };
+    sums.add(rest.call());
+    sums
+}
+
+/// sum = W + ΔW / scale
+struct Add<'a, T> {
+    weight: &'a [T],
+    delta: &'a [T],
+    inverse: T,
+    sum: &'a mut Vec<T>,
+}
+
+impl<T: Real> Wide for Add<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.sum.extend(self.weight.iter().zip(self.delta).map(|(w, d)| *w + *d * self.inverse));
     }
 }
 
@@ -201,6 +247,7 @@ impl Merge {
 
         let outlines: Vec<Outline> = jobs.iter().map(Job::outline).collect();
         let file = AtomicFile::create(path)?;
+        file.reserve(outlines.iter().map(Outline::byte_len).sum())?;
         let writer = FixedWriter::new(file, path, &outlines, &metadata(base, &recipe))?;
         let (mut total, mut tensors) = (Sums::default(), Vec::new());
         run.stage("baking");
@@ -441,7 +488,7 @@ impl Context<'_> {
         let count = job.view.shape.first().copied().unwrap_or(1);
         let height = (TILE / cols.max(1)).clamp(1, count.max(1));
         let mut rounding = Rounded::new(job, rounding);
-        let (mut delta, mut out) = (Vec::new(), Vec::new());
+        let (mut weight, mut delta, mut out) = (Vec::new(), Vec::new(), Vec::new());
         let mut sums = Sums::default();
         for top in (0..count).step_by(height) {
             let bottom = count.min(top + height);
@@ -460,9 +507,11 @@ impl Context<'_> {
                     }
                 }
             }
+            // A whole tile at once: the processor reads ahead only in what it meets line by line.
+            job.view.read_into(first..first + delta.len(), &mut weight);
             out.clear();
-            for (i, block) in delta.chunks(BLOCK).enumerate() {
-                sums.add(rounding.append(block, first + i * BLOCK, &mut out)?);
+            for (i, (weight, delta)) in weight.chunks(BLOCK).zip(delta.chunks(BLOCK)).enumerate() {
+                sums.add(rounding.append(weight, delta, first + i * BLOCK, &mut out)?);
             }
             writer.write_at(job.place, first * job.view.dtype.size(), &out)?;
         }
@@ -475,7 +524,6 @@ impl Context<'_> {
 struct Rounded<'a, T> {
     job: &'a Job<'a>,
     rounder: Rounder,
-    weight: Vec<T>,
     sum: Vec<T>,
     stored: Vec<T>,
 }
@@ -483,26 +531,20 @@ struct Rounded<'a, T> {
 impl<'a, T: Real> Rounded<'a, T> {
     fn new(job: &'a Job<'a>, rounding: Rounding) -> Self {
         let rounder = Rounder::new(rounding, job.view.dtype, job.name);
-        Self { job, rounder, weight: Vec::new(), sum: Vec::new(), stored: Vec::new() }
+        Self { job, rounder, sum: Vec::new(), stored: Vec::new() }
     }
 
     /// Appends W + ΔW as it is stored, and measures what became of ΔW. `first` is the first entry's index.
-    fn append(&mut self, delta: &[T], first: usize, out: &mut Vec<u8>) -> Result<Sums> {
+    fn append(&mut self, weight: &[T], delta: &[T], first: usize, out: &mut Vec<u8>) -> Result<Sums> {
         let view = &self.job.view;
-        view.read_into(first..first + delta.len(), &mut self.weight);
         let (scale, inverse) = (T::from_f64(self.job.scale), T::from_f64(1.0 / self.job.scale));
         self.sum.clear();
-        wide(|| self.sum.extend(self.weight.iter().zip(delta).map(|(w, d)| *w + *d * inverse)));
+        wide(Add { weight, delta, inverse, sum: &mut self.sum });
         let start = out.len();
         let saturated = self.rounder.append(&self.sum, first, out)?;
         let stored = TensorView { dtype: view.dtype, shape: &[delta.len()], data: &out[start..] };
         stored.read_into(0..delta.len(), &mut self.stored);
-        let (stored, stored_rest) = self.stored.as_chunks::<8>();
-        let (weight, weight_rest) = self.weight.as_chunks();
-        let (delta, delta_rest) = delta.as_chunks();
-        let mut sums = wide(Measure { stored, weight, delta, scale });
-        let (stored, weight) = (stored_rest.as_chunks::<1>().0, weight_rest.as_chunks().0);
-        sums.add(Measure { stored, weight, delta: delta_rest.as_chunks().0, scale }.call());
+        let sums = measured(&self.stored, weight, delta, scale);
         Ok(Sums { saturated, ..sums })
     }
 }

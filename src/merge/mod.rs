@@ -316,6 +316,10 @@ impl Merge {
         let (sink, finished) = writer.finish(metadata)?;
 
         let total = Certificate::total(layers.iter().map(|(_, certificate)| *certificate));
+        let truncated = layers
+            .iter()
+            .filter(|(layer, _)| layer.space == Some(MergeSpace::Full.name()) && layer.rank.is_some());
+        let truncated = Certificate::total(truncated.map(|(_, certificate)| *certificate));
         let direction =
             layers.iter().map(|(layer, c)| (layer.direction_error * c.norm).powi(2)).sum::<f64>().sqrt();
         let report = Report {
@@ -326,6 +330,7 @@ impl Merge {
             error: total.error(),
             direction_error: if total.norm > 0.0 { direction / total.norm } else { 0.0 },
             norm_ratio: (total.norm > 0.0).then(|| total.stored_norm / total.norm),
+            truncation: (truncated.norm > 0.0).then(|| truncated.error()),
             tolerance,
             layers: layers.into_iter().map(|(layer, _)| layer).collect(),
             skipped: self.inputs.iter().map(|input| input.adapter.skipped()).sum(),

@@ -14,8 +14,11 @@ use crate::error::{Error, Result};
 use crate::fit::{Bound, Format};
 use crate::tensor::Dtype;
 
-/// How many layers are looked at.
-const SAMPLE: usize = 24;
+/// How many layers are looked at; in LoHa, which has to be fitted to tell, at least a few, and as many more as have so many
+/// entries together.
+const SAMPLE: usize = 128;
+const SLOW_SAMPLE: usize = 6;
+const SLOW_ENTRIES: usize = 1 << 24;
 
 /// The errors per layer that `auto` is planned for, besides its default.
 const TOLERANCES: [f64; 9] = [0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7];
@@ -98,9 +101,21 @@ impl Merge {
         let context = merge.context(&run, &sites)?;
         merge.check_known(&sites)?;
         run.stage("surveying");
-        let formats = merge.sensible_formats(&sites);
-        let (chosen, layers) = sample(sites, SAMPLE);
-        let all = merge.sampled(&run, &context, &chosen, (&context.fit, &formats), merge.any_bound())?;
+        let (slow, quick): (Vec<_>, Vec<_>) =
+            merge.sensible_formats(&sites).into_iter().partition(|format| *format == Format::Loha);
+        let sampled = |sites, formats: &[Format], most| -> Result<_> {
+            let (chosen, layers) = sample(sites, most);
+            let found = merge.sampled(&run, &context, &chosen, (&context.fit, formats), merge.any_bound())?;
+            Ok((found, chosen.len(), layers))
+        };
+        let targets = sites.iter().flat_map(|site| &site.targets);
+        let entries: usize = targets.map(|target| target.shape.rows * target.shape.cols).sum();
+        let few = (SLOW_ENTRIES * sites.len() / entries.max(1)).clamp(SLOW_SAMPLE, SAMPLE);
+        let (mut all, looked_at, layers) = sampled(sites, &quick, SAMPLE)?;
+        if !slow.is_empty() {
+            all.extend(sampled(merge.sites()?, &slow, few)?.0);
+        }
+        let formats: Vec<Format> = quick.into_iter().chain(slow).collect();
         let auto = &all[0];
         let dtypes = std::iter::once(merge.options.dtype)
             .chain(DTYPES.into_iter().filter(|dtype| *dtype != merge.options.dtype));
@@ -113,7 +128,7 @@ impl Merge {
             inputs: inputs.map(PlannedInput::of).collect(),
             norm: auto.norm(),
             layers,
-            sampled: chosen.len(),
+            sampled: looked_at,
             qualities: merge.qualities(auto),
             curves: dtypes.flat_map(curve).collect(),
         })
@@ -180,10 +195,17 @@ fn unlimited(options: &Options) -> Options {
     Options { skip_unknown, threads, memory, ..merged }
 }
 
-/// 1, 2, 4, 8, 16, 24, 32, 48, 64, …
+/// Powers of two, and more of them the further apart they are: 1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, ….
 fn ranks() -> impl Iterator<Item = usize> {
     let powers = (0..usize::BITS - 1).map(|power| 1_usize << power);
-    powers.flat_map(|rank| [Some(rank), (rank >= 16).then(|| rank + rank / 2)]).flatten()
+    powers.flat_map(|rank| {
+        let steps = match rank {
+            0..16 => 1,
+            16..64 => 2,
+            _ => 4,
+        };
+        (0..steps).map(move |step| rank + rank / steps * step)
+    })
 }
 
 impl PlannedInput {

@@ -1,7 +1,7 @@
 //! Three tables of the inputs with a colour for each figure, and below them what each input does in each block.
 
 use super::canvas::{At, Canvas, Side, Theme, draw, width};
-use super::words::short;
+use super::words::{figure, short};
 use crate::error::Result;
 use crate::merge::compare::{Comparison, Square};
 use plotters::style::RGBColor;
@@ -38,6 +38,9 @@ impl Layout {
     }
 }
 
+/// What a figure is shown in.
+type Colours<'a> = &'a dyn Fn(f64) -> RGBColor;
+
 /// `1 style`
 fn numbered(k: usize, name: &str) -> String {
     format!("{}  {}", k + 1, short(name, LETTERS))
@@ -54,10 +57,10 @@ pub(super) fn svg(comparison: &Comparison, theme: &'static Theme) -> Result<Stri
             let at = (MARGIN, layout.tables + (k as f64 + 0.5) * layout.cell);
             canvas.text(at, Side::Right, 13.0, theme.text, &numbered(k, &input.name))?;
         }
-        let tables: [(&str, &Square, &dyn Fn(f64) -> RGBColor); 3] = [
+        let tables: [(&str, &Square, Colours<'_>); 3] = [
             ("cosine", &comparison.cosines, &|x| theme.diverging(x)),
             ("overlap of spaces", &comparison.overlaps, &|x| theme.rising(x)),
-            ("conflicting signs", &comparison.sign_conflicts, &|x| theme.rising(x)),
+            ("conflicting signs", &comparison.sign_conflicts, &|x| conflicts(theme, x)),
         ];
         let wide = layout.cell * comparison.inputs.len() as f64;
         let step = (WIDTH - 2.0 * MARGIN - layout.names - wide) / 2.0;
@@ -67,6 +70,11 @@ pub(super) fn svg(comparison: &Comparison, theme: &'static Theme) -> Result<Stri
         }
         blocks(canvas, &layout, comparison)
     })
+}
+
+/// The colour of a share of conflicting signs: half of them are chance, and nothing to be seen.
+fn conflicts(theme: &Theme, share: f64) -> RGBColor {
+    theme.diverging(1.0 - 2.0 * share)
 }
 
 /// A table with a colour for each figure.
@@ -90,9 +98,9 @@ fn table(
             let ground = color(*x);
             canvas.area((x0, y0), (x0 + cell - 1.5, y0 + cell - 1.5), ground)?;
             if cell >= 22.0 {
-                let text = if cell >= 34.0 { format!("{x:.2}") } else { format!("{x:.1}") };
+                let text = figure(*x, if cell >= 34.0 { 2 } else { 1 });
                 let at = (x0 + cell / 2.0 - 0.75, y0 + cell / 2.0 - 0.75);
-                canvas.text(at, Side::Middle, size, Theme::on(ground), &text.replace('-', "−"))?;
+                canvas.text(at, Side::Middle, size, Theme::on(ground), &text)?;
             }
         }
     }
@@ -140,16 +148,18 @@ fn blocks(canvas: &Canvas<'_>, layout: &Layout, comparison: &Comparison) -> Resu
                 canvas.area((x, bottom - height(*norm)), (x + bar, bottom), color)?;
             }
         }
-        let conflicts = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let conflict = conflicts.map(|(i, j)| block.sign_conflicts[i][j]).fold(0.0, f64::max);
+        let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (i, j)));
+        let conflict = pairs.map(|(i, j)| block.sign_conflicts[i][j]).fold(0.0, f64::max);
         // From −1, where nothing is left, to 1, where all of two add up.
-        let figures =
-            [(conflict, theme.rising(conflict)), (block.kept, theme.diverging((block.kept - 1.0) / 0.42))];
+        let figures = [
+            (conflict, conflicts(theme, conflict)),
+            (block.kept, theme.diverging((block.kept - 1.0) / 0.42)),
+        ];
         for ((_, (from, to)), (x, ground)) in rows.iter().zip(figures) {
             canvas.area((start + 0.5, *from), (start + slot - 1.0, *to), ground)?;
             if slot >= 28.0 {
                 let at = (start + slot / 2.0, f64::midpoint(*from, *to));
-                canvas.text(at, Side::Middle, 11.0, Theme::on(ground), &format!("{x:.2}"))?;
+                canvas.text(at, Side::Middle, 11.0, Theme::on(ground), &figure(x, 2))?;
             }
         }
         let every = (14.0 / slot).ceil() as usize;

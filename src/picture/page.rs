@@ -21,7 +21,7 @@ th,td{padding:4px 14px 4px 0;text-align:right;border-bottom:1px solid var(--line
 th{font-weight:600;color:var(--faint)}th:first-child,td:first-child{text-align:left}
 tr.group td{padding-top:16px;font-weight:600}
 code{font:14px ui-monospace,Menlo,Consolas,monospace}
-svg{max-width:100%;height:auto;display:block;margin-top:12px}
+svg{max-width:100%;min-width:720px;height:auto;display:block;margin-top:12px}
 .dark{display:none}@media(prefers-color-scheme:dark){.light{display:none}.dark{display:block}}
 ";
 
@@ -36,7 +36,7 @@ fn page(title: &str, body: &str) -> String {
 
 /// The picture in both themes, of which the reader's system shows one.
 fn both(light: &str, dark: &str) -> String {
-    format!("<div class=\"light\">{light}</div>\n<div class=\"dark\">{dark}</div>\n")
+    format!("<div class=\"light wide\">{light}</div>\n<div class=\"dark wide\">{dark}</div>\n")
 }
 
 /// A row of a table; the cells are HTML.

@@ -46,21 +46,35 @@ impl Axis {
     }
 }
 
-/// Areas that are taken, so that no label hides another.
+/// Left, top, right and bottom of something.
+type Area = [f64; 4];
+
+/// Areas that are taken, so that no label hides another, nor a mark, nor a line if it can be helped.
 struct Labels<'c, 'a> {
     canvas: &'c Canvas<'a>,
-    taken: Vec<[f64; 4]>,
+    taken: Vec<Area>,
+    lines: Vec<Area>,
 }
 
 impl Labels<'_, '_> {
     const SIZE: f64 = 13.0;
 
-    fn take(&mut self, (x, y): At, radius: f64) {
-        self.taken.push([x - radius, y - radius, x + radius, y + radius]);
+    fn take(&mut self, at: At, radius: f64) {
+        self.taken.push(around(at, radius));
     }
 
-    /// Puts a label beside its place where there is room; false where there is none.
-    fn put(&mut self, (x, y): At, text: &str, color: plotters::style::RGBColor) -> Result<bool> {
+    /// Takes note of a line, a short piece after the other.
+    fn cross(&mut self, line: &[At]) {
+        for pair in line.windows(2) {
+            let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+            let pieces = ((x1 - x0).hypot(y1 - y0) / 4.0).ceil().max(1.0);
+            let piece = |k: f64| around((x0 + k / pieces * (x1 - x0), y0 + k / pieces * (y1 - y0)), 2.0);
+            self.lines.extend((0..=pieces as usize).map(|k| piece(k as f64)));
+        }
+    }
+
+    /// Puts a label beside its place, if there is room.
+    fn put(&mut self, (x, y): At, text: &str, color: plotters::style::RGBColor) -> Result<()> {
         let wide = width(text, Self::SIZE);
         let high = Self::SIZE * 0.62;
         let beside = [
@@ -71,26 +85,37 @@ impl Labels<'_, '_> {
             (-10.0, -10.0, Side::Left),
             (0.0, 18.0, Side::Middle),
         ];
-        for (dx, dy, side) in beside {
+        let places = beside.map(|(dx, dy, side)| {
             let left = match side {
                 Side::Right => x + dx,
                 Side::Middle => x + dx - wide / 2.0,
                 Side::Left => x + dx - wide,
             };
-            let own = [left, y + dy - high, left + wide, y + dy + high];
+            ((x + dx, y + dy), side, [left, y + dy - high, left + wide, y + dy + high])
+        });
+        let is_free = |own: &Area, of: &[Area]| {
             let [left, top, right, bottom] = PLOT;
             let inside = own[0] >= left && own[1] >= top && own[2] <= right && own[3] <= bottom;
-            let free = |other: &[f64; 4]| {
-                own[2] < other[0] || own[0] > other[2] || own[3] < other[1] || own[1] > other[3]
-            };
-            if inside && self.taken.iter().all(free) {
-                self.canvas.text((x + dx, y + dy), side, Self::SIZE, color, text)?;
-                self.taken.push(own);
-                return Ok(true);
-            }
-        }
-        Ok(false)
+            inside && !of.iter().any(|other| overlap(own, other))
+        };
+        let best = places.iter().find(|(_, _, own)| is_free(own, &self.taken) && is_free(own, &self.lines));
+        let Some((at, side, own)) =
+            best.or_else(|| places.iter().find(|(_, _, own)| is_free(own, &self.taken)))
+        else {
+            return Ok(());
+        };
+        self.canvas.text(*at, *side, Self::SIZE, color, text)?;
+        self.taken.push(*own);
+        Ok(())
     }
+}
+
+fn around((x, y): At, radius: f64) -> Area {
+    [x - radius, y - radius, x + radius, y + radius]
+}
+
+fn overlap(one: &Area, other: &Area) -> bool {
+    one[0] <= other[2] && other[0] <= one[2] && one[1] <= other[3] && other[1] <= one[3]
 }
 
 /// The number and mark of a format's series, the same in every picture.
@@ -147,7 +172,7 @@ pub(super) fn svg(plan: &Plan, theme: &'static Theme) -> Result<String> {
             "error of the whole file",
         )?;
 
-        let mut labels = Labels { canvas, taken: Vec::new() };
+        let mut labels = Labels { canvas, taken: Vec::new(), lines: Vec::new() };
         let mut at = left;
         for curve in &curves {
             let (number, mark) = series(curve.format);
@@ -168,12 +193,14 @@ pub(super) fn svg(plan: &Plan, theme: &'static Theme) -> Result<String> {
                 _ => (at, at + 90.0),
             };
             labels.taken.push([from, bottom - 18.0, to, bottom]);
+            labels.cross(&[(at, top), (at, bottom)]);
         }
         let place = |bytes: u64, error: f64| (x.at(bytes.max(1) as f64), y.at(error.max(y.low)));
         for curve in &curves {
             let color = theme.series[series(curve.format).0];
             let line: Vec<At> = curve.points.iter().map(|point| place(point.bytes, point.error)).collect();
             canvas.line(&line, color, 2)?;
+            labels.cross(&line);
         }
         for curve in &curves {
             let (number, mark) = series(curve.format);

@@ -24,6 +24,16 @@ pub(super) fn percent(share: f64) -> String {
     format!("{text} %")
 }
 
+/// A figure of so many digits behind the point, without a sign where it is nothing.
+pub(super) fn figure(x: f64, digits: usize) -> String {
+    let text = format!("{x:.digits$}");
+    match text.strip_prefix('-') {
+        Some(size) if size.bytes().all(|c| matches!(c, b'0' | b'.')) => size.to_owned(),
+        Some(size) => format!("−{size}"),
+        None => text,
+    }
+}
+
 /// A name that fits into so many letters.
 pub(super) fn short(name: &str, letters: usize) -> String {
     let stem = [".safetensors", ".pt", ".pth", ".ckpt", ".bin"]

@@ -8,6 +8,7 @@ from typing import Any
 import lycomerge
 import numpy
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 
 from . import host
@@ -48,15 +49,19 @@ class Compare(host.WithBase):
             raise ValueError("the stack has no adapters: connect an Adapter Loader")
         recipe = Recipe([Input.of(entry, "") for entry in lora_stack], {}, None if base == host.NO_BASE else base)
         merge = recipe.merge()
-        comparison = merge.compare(host.progress())
+        parts = [[_inspected(number, recipe.open(number), name) for number, (name, *_) in enumerate(lora_stack)]]
+        # One adapter has nothing to be compared with: what shows the picture doesn't run.
+        compared: Any = ExecutionBlocker(None)
+        if len(lora_stack) > 1:
+            comparison = merge.compare(host.progress())
+            compared = _image(comparison.picture("png", dark=dark))
+            parts.append(_compared(comparison.data))
+        else:
+            parts.append(_blocks(recipe.open(0)))
         plan = merge.plan(host.progress())
-        pictures = [_image(made.picture(kind="png", dark=dark)) for made in (comparison, plan)]
-        inspected = [
-            _inspected(number, recipe.open(number - 1), name) for number, (name, *_) in enumerate(lora_stack, 1)
-        ]
-        parts = (inspected, _compared(comparison.data), host.qualities(plan.data))
+        parts.append(host.qualities(plan.data))
         text = "\n\n".join("\n".join(lines) for lines in parts)
-        return {"ui": {"text": [text]}, "result": (*pictures, text)}
+        return {"ui": {"text": [text]}, "result": (compared, _image(plan.picture("png", dark=dark)), text)}
 
 
 def _image(png: bytes) -> Any:
@@ -74,7 +79,12 @@ def _inspected(number: int, adapter: lycomerge.Adapter, name: str) -> str:
         facts.append(f"rank {ranks}")
     if version := found.metadata.get("ss_base_model_version"):
         facts.append(version)
-    return f"{number}: {name}: {', '.join(facts)}"
+    return f"{number + 1}: {name}: {', '.join(facts)}"
+
+
+def _blocks(adapter: lycomerge.Adapter) -> list[str]:
+    """How strongly an adapter acts in every block."""
+    return [f"norm of {block['name']}: {block['norm']:.3g}" for block in adapter.survey()["blocks"]]
 
 
 def _compared(data: dict[str, Any]) -> list[str]:
@@ -85,7 +95,7 @@ def _compared(data: dict[str, Any]) -> list[str]:
         for other in range(one + 1, len(inputs)):
             lines.append(
                 f"{one + 1} and {other + 1}: cosine {data['cosines'][one][other]:.2f}, "
-                f"shared subspace {host.percent(data['overlaps'][one][other])}, "
-                f"signs against each other {host.percent(data['sign_conflicts'][one][other])}"
+                f"overlap of spaces {host.percent(data['overlaps'][one][other])}, "
+                f"conflicting signs {host.percent(data['sign_conflicts'][one][other])}"
             )
     return lines + list(data["advice"])

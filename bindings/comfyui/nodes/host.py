@@ -87,4 +87,6 @@ def percent(share: float) -> str:
 
 def qualities(plan: dict[str, Any]) -> list[str]:
     """A line for each quality of a plan: how large the file would be, and how exact."""
-    return [f"{one['quality']}: {size(one['bytes'])}, error {percent(one['error'])}" for one in plan["qualities"]]
+    return [
+        f"{one['quality']}: about {size(one['bytes'])}, error about {percent(one['error'])}" for one in plan["qualities"]
+    ]

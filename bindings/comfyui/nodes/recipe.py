@@ -19,8 +19,8 @@ _FLOAT16 = 1e-3
 #: The options that say what a merge is, not how its result is stored.
 _EFFECT = {"strategy", "normalize", "norm_threshold", "space", "skip_unknown", "threads", "memory"}
 
-#: The options that say how exact a stored result is, and so does a quality.
-_LIMITS = {"quality", "tolerance", "max_size", "rank", "conv_rank", "sv_ratio", "sv_cumulative", "sv_fro"}
+#: The options that say in which form a result is stored and how exactly, which a quality says in their place.
+_FORM = {"format", "quality", "tolerance", "max_size", "rank", "conv_rank", "sv_ratio", "sv_cumulative", "sv_fro"}
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Recipe:
         refuse to save over an input."""
         return self._merge(self.options)
 
-    def of_quality(self, quality: str | None) -> lycomerge.Merge:
-        """The merge at a named quality, or to be planned, whatever else was said about how exact it is to be."""
-        kept = {name: value for name, value in self.options.items() if name not in _LIMITS}
+    def of_quality(self, quality: str) -> lycomerge.Merge:
+        """The merge at a named quality, whatever else was said about its form and how exact it is to be."""
+        kept = {name: value for name, value in self.options.items() if name not in _FORM}
         return self._merge({**kept, "quality": quality})
 
     def _merge(self, options: dict[str, Any]) -> lycomerge.Merge:

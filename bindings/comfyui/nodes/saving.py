@@ -61,7 +61,7 @@ class SaveAdapter:
 
     def save(self, merge: Recipe, filename: str, quality: str, if_it_exists: str) -> dict[str, Any]:
         if quality == SHOW:
-            plan = merge.of_quality(None).plan(host.progress())
+            plan = merge.merge().plan(host.progress())
             text = "\n".join([*host.qualities(plan.data), "choose a quality and queue again to save"])
             return {"ui": {"text": [text]}, "result": ([], text)}
         path = _free(_path(filename), if_it_exists)

@@ -20,6 +20,7 @@ import folder_paths  # noqa: E402
 import lycomerge  # noqa: E402
 import numpy  # noqa: E402
 from comfy import lora, model_management, utils  # noqa: E402
+from comfy_execution import graph_utils  # noqa: E402
 
 
 def load_pack():
@@ -214,6 +215,16 @@ class Nodes(unittest.TestCase):
             self.assertLess(self.error_of(model, half, wanted), 1e-3)
             self.assertEqual(utils.heard, [], "another strength merged again")
 
+    def test_names_that_comfyui_lacks_become_those_that_it_has(self):
+        name = LORAS[0][0]
+        for naming in ("peft", "diffusers"):
+            renamed = lycomerge.Merge(format="keep", naming=naming).add(ADAPTERS / name)
+            renamed.run_to(self.loras / f"{naming}.safetensors")
+            recipe = merge([(f"{naming}.safetensors", 1.0, 1.0)])
+            model = network(name)
+            (patched, *_), _ = run("LycomergeApply", model=model, merge=recipe, strength_model=1.0, strength_clip=1.0)
+            self.assertLess(self.error_of(model, patched, truth([(name, 1.0, 1.0)])), 1e-3)
+
     def test_low_ranks_stay_low(self):
         merged, _ = merge(LORAS).exact(None)
         self.assertLess(len(merged.data), 3 * (ADAPTERS / LORAS[0][0]).stat().st_size)
@@ -308,7 +319,7 @@ class Nodes(unittest.TestCase):
         (stack, _), text = run("LycomergeSave", merge=recipe, **widgets("LycomergeSave"))
         self.assertEqual((stack, folder_paths.get_filename_list("loras")), ([], before))
         for quality in ("exact", "good", "compact"):
-            said = re.search(rf"{quality}: ([\d.]+) (kB|MB), error ([\d.e-]+) %", text)
+            said = re.search(rf"{quality}: about ([\d.]+) (kB|MB), error about ([\d.e-]+) %", text)
             self.assertTrue(said, text)
             run("LycomergeSave", merge=recipe, filename=quality, quality=quality, if_it_exists="refuse")
             size = (self.loras / f"{quality}.safetensors").stat().st_size
@@ -344,9 +355,14 @@ class Nodes(unittest.TestCase):
         for name in FILES:
             self.assertIn(name, text)
         self.assertRegex(text, r"1 and 3: cosine -?0\.\d\d")
-        self.assertIn("compact: ", text)
-        result, text = run("LycomergeCompare", lora_stack=[(FILES[0], 1.0, 1.0)], dark=True)
+        self.assertIn("compact: about ", text)
+
+    def test_one_adapter_is_inspected(self):
+        (compared, plan, text), _ = run("LycomergeCompare", lora_stack=[(FILES[0], 1.0, 1.0)], dark=True)
+        self.assertIsInstance(compared, graph_utils.ExecutionBlocker)
+        self.assertEqual(plan.shape[3], 3)
         self.assertIn("1: invert.lokr4.safetensors: LoKr, 97 layers", text)
+        self.assertIn("norm of IN04: ", text)
 
 
 class Pack(unittest.TestCase):

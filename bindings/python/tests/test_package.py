@@ -82,6 +82,27 @@ class Package(unittest.TestCase):
         self.assertIsNone(options["skip-unknown"].value)
         self.assertTrue(all(option.help for option in options.values()))
 
+    def test_a_plan_and_a_comparison_have_figures_and_pictures(self) -> None:
+        merge = lycomerge.Merge().add(LOKR, 0.7).add(LOHA, -0.5)
+        plan, comparison = merge.plan(), merge.compare()
+        self.assertEqual([way["quality"] for way in plan.data["qualities"]], ["exact", "good", "compact"])
+        self.assertEqual(plan.data["inputs"][0], {"name": LOKR.name, "bytes": LOKR.stat().st_size})
+        self.assertLessEqual(plan.data["sampled"], plan.data["layers"])
+        point = plan.data["curves"][0]["points"][0]
+        self.assertEqual(set(point), {"options", "rank", "bytes", "error"})
+        self.assertEqual(comparison.data["inputs"][1]["weight"], -0.5)
+        for table in ("cosines", "overlaps", "sign_conflicts"):
+            self.assertEqual([len(row) for row in comparison.data[table]], [2, 2])
+        self.assertTrue({"kept", "blocks", "layers", "advice"} <= set(comparison.data))
+        for figures in (plan, comparison):
+            self.assertTrue(figures.picture().startswith(b"<svg"))
+            self.assertTrue(figures.picture("png", dark=True).startswith(b"\x89PNG"))
+            self.assertNotEqual(figures.picture("svg", True), figures.picture("svg", False))
+            with self.assertRaises(lycomerge.OptionError):
+                figures.picture("gif")
+        with self.assertRaises(lycomerge.OptionError):
+            lycomerge.Merge().add(LOKR).compare()
+
     def test_a_forecast_says_what_the_merge_comes_to(self) -> None:
         merge = lycomerge.Merge().add(LOKR).add(LOHA)
         forecast = merge.forecast()

@@ -18,7 +18,7 @@ const TWINS: f64 = 0.98;
 const ALIGNED: f64 = 0.3;
 /// The cosine, below zero, from which they work against each other.
 const OPPOSED: f64 = 0.1;
-/// The overlap from which they work in the same spaces.
+/// The part of what overlaps can have beyond chance from which adapters work in the same spaces.
 const SHARED: f64 = 0.3;
 /// The share of conflicting signs that is more than the half that unrelated adapters have.
 const CONFLICTING: f64 = 0.55;
@@ -32,7 +32,11 @@ pub const THRESHOLDS: [Threshold; 7] = [
     Threshold { figure: "cosine, at least", value: TWINS, meaning: "nearly the same adapter" },
     Threshold { figure: "cosine, at least", value: ALIGNED, meaning: "aligned" },
     Threshold { figure: "cosine, at most", value: -OPPOSED, meaning: "opposed" },
-    Threshold { figure: "overlap, at least", value: SHARED, meaning: "in the same spaces" },
+    Threshold {
+        figure: "(overlap − chance) / (1 − chance), at least",
+        value: SHARED,
+        meaning: "in the same spaces",
+    },
     Threshold { figure: "sign conflicts, at least", value: CONFLICTING, meaning: "conflicting" },
     Threshold { figure: "strongest norm / weakest, at least", value: UNEVEN, meaning: "uneven" },
     Threshold { figure: "kept of a layer, at most", value: CANCELLED, meaning: "cancelled" },
@@ -56,8 +60,12 @@ pub(super) fn of(comparison: &Comparison) -> Vec<String> {
     let twins = pairs(&|i, j| cosines[i][j] >= TWINS);
     let aligned = pairs(&|i, j| (ALIGNED..TWINS).contains(&cosines[i][j]));
     let opposed = pairs(&|i, j| cosines[i][j] <= -OPPOSED || sign_conflicts[i][j] >= CONFLICTING);
+    let beyond_chance = |i: usize, j: usize| {
+        let chance = comparison.chance_overlaps[i][j];
+        if chance < 1.0 { (overlaps[i][j] - chance) / (1.0 - chance) } else { 0.0 }
+    };
     let crowded = pairs(&|i, j| {
-        overlaps[i][j] >= SHARED
+        beyond_chance(i, j) >= SHARED
             && cosines[i][j] < ALIGNED
             && cosines[i][j] > -OPPOSED
             && sign_conflicts[i][j] < CONFLICTING

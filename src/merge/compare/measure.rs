@@ -43,10 +43,34 @@ pub(super) struct Sums {
     overlaps: Overlaps,
 }
 
-/// ‖ΔᵢᵀΔⱼ‖² = ⟨ΔᵢΔᵢᵀ, ΔⱼΔⱼᵀ⟩ and ‖ΔᵢΔⱼᵀ‖² = ⟨ΔᵢᵀΔᵢ, ΔⱼᵀΔⱼ⟩.
+/// What the deltas have in common on either side, and what they would have by chance.
 pub(super) struct Overlaps {
+    /// ‖ΔᵢᵀΔⱼ‖² = ⟨ΔᵢΔᵢᵀ, ΔⱼΔⱼᵀ⟩
     outputs: Mat<f64>,
+    /// ‖ΔᵢΔⱼᵀ‖² = ⟨ΔᵢᵀΔᵢ, ΔⱼᵀΔⱼ⟩
     inputs: Mat<f64>,
+    /// ‖Δᵢ‖² ‖Δⱼ‖² by the number of outputs: the mean over all rotations of one against the other.
+    outputs_by_chance: Mat<f64>,
+    /// The same by the number of inputs.
+    inputs_by_chance: Mat<f64>,
+}
+
+impl Overlaps {
+    fn zero(n: usize) -> Self {
+        let zero = || Mat::zeros(n, n);
+        Self { outputs: zero(), inputs: zero(), outputs_by_chance: zero(), inputs_by_chance: zero() }
+    }
+
+    /// Those of the inputs that are `present` among all `n`.
+    fn spread(&self, present: &[usize], n: usize) -> Self {
+        let spread = |small: &Mat<f64>| spread(small, present, n);
+        Self {
+            outputs: spread(&self.outputs),
+            inputs: spread(&self.inputs),
+            outputs_by_chance: spread(&self.outputs_by_chance),
+            inputs_by_chance: spread(&self.inputs_by_chance),
+        }
+    }
 }
 
 impl Measured {
@@ -60,11 +84,8 @@ impl Measured {
         present.iter().zip(mass).for_each(|(input, mass)| all_mass[*input] = mass);
         let is_dense = deltas.iter().map(Delta::lifted_rank).sum::<usize>() > EASY;
         let overlaps = match is_dense {
-            true => Overlaps { outputs: Mat::zeros(n, n), inputs: Mat::zeros(n, n) },
-            false => {
-                let small = overlaps_of(&deltas);
-                Overlaps { outputs: spread(&small.outputs), inputs: spread(&small.inputs) }
-            }
+            true => Overlaps::zero(n),
+            false => overlaps_of(&deltas).spread(&present, n),
         };
         let gram = spread(&gram::gram(&deltas.iter().collect::<Vec<_>>()));
         let sums = Sums { gram, conflict: spread(&conflict), mass: all_mass, overlaps };
@@ -75,9 +96,7 @@ impl Measured {
 /// The overlaps of one layer alone.
 pub(super) fn overlaps(inputs: &[Input], target: &Target<'_>) -> Result<Overlaps> {
     let (present, deltas) = read(inputs, target)?;
-    let small = overlaps_of(&deltas);
-    let spread = |small| spread(small, &present, inputs.len());
-    Ok(Overlaps { outputs: spread(&small.outputs), inputs: spread(&small.inputs) })
+    Ok(overlaps_of(&deltas).spread(&present, inputs.len()))
 }
 
 /// The inputs that have a layer, and what they do there at their weights.
@@ -133,7 +152,21 @@ fn overlaps_of(deltas: &[Delta<f64>]) -> Overlaps {
         }
         all
     };
-    Overlaps { outputs: between(&left, &right), inputs: between(&right, &left) }
+    let square = |i: usize| {
+        let range = ranges[i].clone();
+        dot(left.get(range.clone(), range.clone()), right.get(range.clone(), range)).0
+    };
+    let squares: Vec<f64> = (0..ranges.len()).map(square).collect();
+    let by_chance = |extent: usize| {
+        Mat::from_fn(squares.len(), squares.len(), |i, j| squares[i] * squares[j] / extent.max(1) as f64)
+    };
+    let (rows, cols) = deltas.first().map_or((0, 0), |delta| (delta.rows(), delta.cols()));
+    Overlaps {
+        outputs: between(&left, &right),
+        inputs: between(&right, &left),
+        outputs_by_chance: by_chance(rows),
+        inputs_by_chance: by_chance(cols),
+    }
 }
 
 /// Σ |x| + |y| where signs differ and Σ |x| of the whole layer, and the entries that were looked at: all of a small layer,
@@ -222,8 +255,7 @@ fn opposed(x: &[f32], y: &[f32]) -> f64 {
 impl Sums {
     pub(super) fn zero(n: usize) -> Self {
         let zero = || Mat::zeros(n, n);
-        let overlaps = Overlaps { outputs: zero(), inputs: zero() };
-        Self { gram: zero(), conflict: zero(), mass: vec![0.0; n], overlaps }
+        Self { gram: zero(), conflict: zero(), mass: vec![0.0; n], overlaps: Overlaps::zero(n) }
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -234,8 +266,11 @@ impl Sums {
     }
 
     pub(super) fn add_overlaps(&mut self, other: &Overlaps, count: f64) {
-        self.overlaps.outputs += &other.outputs * faer::Scale(count);
-        self.overlaps.inputs += &other.inputs * faer::Scale(count);
+        let own = &mut self.overlaps;
+        own.outputs += &other.outputs * faer::Scale(count);
+        own.inputs += &other.inputs * faer::Scale(count);
+        own.outputs_by_chance += &other.outputs_by_chance * faer::Scale(count);
+        own.inputs_by_chance += &other.inputs_by_chance * faer::Scale(count);
     }
 
     /// ‖Δᵢ‖
@@ -247,9 +282,19 @@ impl Sums {
         square(self.mass.len(), |i, j| cosine(&self.gram, i, j))
     }
 
-    pub(super) fn overlaps(&self) -> Square {
-        let Overlaps { outputs, inputs } = &self.overlaps;
-        square(self.mass.len(), |i, j| (cosine(outputs, i, j) * cosine(inputs, i, j)).max(0.0).sqrt())
+    /// The overlaps, and those of adapters with the same singular values in spaces of chance.
+    pub(super) fn overlaps(&self) -> [Square; 2] {
+        let Overlaps { outputs, inputs, outputs_by_chance, inputs_by_chance } = &self.overlaps;
+        let n = self.mass.len();
+        let quotient = |of: &Mat<f64>, all: &Mat<f64>, i: usize, j: usize| {
+            let size = (all[(i, i)] * all[(j, j)]).sqrt();
+            if size > 0.0 { (of[(i, j)] / size).min(1.0) } else { 0.0 }
+        };
+        let chance = |i, j| {
+            (quotient(outputs_by_chance, outputs, i, j) * quotient(inputs_by_chance, inputs, i, j)).sqrt()
+        };
+        let found = |i, j| (cosine(outputs, i, j) * cosine(inputs, i, j)).max(0.0).sqrt();
+        [square(n, found), square(n, chance)]
     }
 
     pub(super) fn sign_conflicts(&self) -> Square {

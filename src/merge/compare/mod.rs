@@ -26,6 +26,9 @@ use measure::{Measured, Sums, overlaps};
 /// How many of the layers whose joint spaces are no smaller than they are have their overlaps measured.
 const DENSE_SAMPLE: usize = 24;
 
+/// The kept share of a layer from which it is not said to cancel: what independent adapters keep by chance.
+const KEPT: f64 = 0.95;
+
 /// A symmetric table with a row and a column for each input.
 pub type Square = Vec<Vec<f64>>;
 
@@ -39,6 +42,8 @@ pub struct Comparison {
     /// How much of their spaces they share, 0 to 1: the geometric mean of ⟨ΔᵢΔᵢᵀ, ΔⱼΔⱼᵀ⟩ / (‖ΔᵢΔᵢᵀ‖ ‖ΔⱼΔⱼᵀ‖) and the same of
     /// ΔᵀΔ.
     pub overlaps: Square,
+    /// What the overlaps would be by chance, of the same singular values in spaces that have nothing to do with each other.
+    pub chance_overlaps: Square,
     /// Σ (|x| + |y|) over entries of opposite signs, in that over all entries.
     pub sign_conflicts: Square,
     /// ‖ΣΔᵢ‖ / √(Σ‖Δᵢ‖²): below 1 they cancel, above they reinforce each other.
@@ -104,9 +109,9 @@ impl Comparison {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// The layers that cancel, those first whose sum loses most of the inputs' squares.
+    /// The layers that cancel noticeably, those first whose sum loses most of the inputs' squares.
     pub fn cancelling(&self) -> Vec<&ComparedLayer> {
-        let mut layers: Vec<_> = self.layers.iter().filter(|layer| layer.lost() > 0.0).collect();
+        let mut layers: Vec<_> = self.layers.iter().filter(|layer| layer.kept < KEPT).collect();
         layers.sort_by(|x, y| y.lost().total_cmp(&x.lost()).then_with(|| x.name.cmp(&y.name)));
         layers
     }
@@ -203,6 +208,7 @@ impl Merge {
             });
         }
         let norms = whole.norms();
+        let [overlaps, chance_overlaps] = whole.overlaps();
         let has = |input: usize| {
             let has = |target: &Target<'_>| target.sources.iter().any(|source| source.input == input);
             targets.iter().filter(|(_, target)| has(target)).count()
@@ -224,7 +230,8 @@ impl Merge {
         let mut comparison = Comparison {
             inputs: inputs.collect(),
             cosines: whole.cosines(),
-            overlaps: whole.overlaps(),
+            overlaps,
+            chance_overlaps,
             sign_conflicts: whole.sign_conflicts(),
             kept: whole.kept(),
             overlap_layers,
