@@ -223,6 +223,7 @@ class Driven(unittest.TestCase):
         self.field(page, "#lm-option-rank").fill("many")
         self.merge(page, "x")
         self.told(page, "rank")
+        self.field(page, "#lm-option-rank").fill("")
         self.choose(page, "broken.safetensors")
         expect(page.locator(".lm-fact.lm-bad")).to_be_visible(timeout=PATIENCE)
         self.merge(page, "x")
