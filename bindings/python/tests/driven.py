@@ -128,7 +128,7 @@ class Driven(unittest.TestCase):
         page.locator("#lm-merge").click()
 
     def told(self, page: Page, text: str) -> None:
-        expect(page.locator("#lm-status")).to_contain_text(text, timeout=PATIENCE)
+        expect(page.locator("#lm-status").first).to_contain_text(text, timeout=PATIENCE)
         page.wait_for_timeout(500)  # While the rest of an answer is on its way, gradio hears of no other click.
 
     def test_adapters_are_chosen_weighed_merged_and_downloaded(self) -> None:
@@ -144,7 +144,7 @@ class Driven(unittest.TestCase):
         expect(page.locator(".lm-name b", has_text="italic.lora")).to_be_hidden(timeout=PATIENCE)
         expect(self.field(page, "#lm-weight-1")).to_have_value("-0.4", timeout=PATIENCE)
         self.merge(page, "both")
-        result = page.locator("#lm-result")
+        result = page.locator("#lm-result").first
         expect(result).to_contain_text("both.safetensors", timeout=PATIENCE)
         expect(result).to_contain_text("97 layers")
         stored = lycomerge.Adapter.open(self.folder / "both.safetensors")
@@ -164,7 +164,7 @@ class Driven(unittest.TestCase):
         gamma.fill("0.02")
         self.field(page, "#lm-option-rank").fill("12")
         self.merge(page, "crumbs")
-        expect(page.locator("#lm-result")).to_contain_text("crumbs.safetensors", timeout=PATIENCE)
+        expect(page.locator("#lm-result").first).to_contain_text("crumbs.safetensors", timeout=PATIENCE)
         recipe = str(lycomerge.Adapter.open(self.folder / "crumbs.safetensors").metadata("lycomerge_recipe"))
         self.assertIn('"strategy":"breadcrumbs_ties"', recipe)
         self.assertIn('"options":{"gamma":"0.02","rank":"12"}', recipe)
@@ -199,7 +199,7 @@ class Driven(unittest.TestCase):
         self.told(page, "Stopped. Nothing was written.")
         self.assertEqual(sorted(os.listdir(self.folder)), before)
         expect(page.locator("#lm-merge")).to_be_enabled()
-        self.assertEqual(page.locator("#lm-result").inner_text().strip(), "")
+        self.assertEqual(page.locator("#lm-result").first.inner_text().strip(), "")
 
     def test_wrong_input_is_told_and_nothing_is_written(self) -> None:
         page = self.page
@@ -234,5 +234,5 @@ class Driven(unittest.TestCase):
     def test_a_file_name_is_text(self) -> None:
         self.choose(self.page, "<img src=x onerror=document.title='run'>.safetensors")
         self.merge(self.page, "plain")
-        expect(self.page.locator("#lm-result")).to_contain_text("plain.safetensors", timeout=PATIENCE)
+        expect(self.page.locator("#lm-result").first).to_contain_text("plain.safetensors", timeout=PATIENCE)
         self.assertNotEqual(self.page.title(), "run")
