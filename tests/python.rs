@@ -39,6 +39,11 @@ fn the_two_older_commands_do_what_their_users_type() {
 }
 
 #[test]
+fn the_page_asks_the_library_for_what_its_form_says() {
+    python("tests/test_ui.py", &[]);
+}
+
+#[test]
 fn the_ctypes_declarations_are_those_of_the_header() {
     python("make_abi.py", &["--check"]);
 }

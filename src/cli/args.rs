@@ -20,6 +20,9 @@ pub(crate) const BAKE: &str = "bake";
 /// The name of the subcommand that extracts.
 pub(crate) const EXTRACT: &str = "extract";
 
+/// The name of the subcommand that opens the page.
+pub(crate) const UI: &str = "ui";
+
 /// The name of the subcommand that foretells every format.
 pub(crate) const PLAN: &str = "plan";
 
@@ -143,6 +146,15 @@ Examples:
   For programs:
     lycomerge inspect --json style.safetensors";
 
+const UI_EXAMPLES: &str = "\
+Examples:
+  The adapters here, in a browser on this machine:
+    lycomerge ui
+  Those of another folder, on another port, without opening a browser:
+    lycomerge ui --folder ~/loras --port 8080 --no-browser
+
+It needs the Python package: pip install 'lycomerge[ui]'. Its options are those of 'python -m lycomerge.ui --help'.";
+
 /// The whole command line.
 pub(crate) fn command() -> Command {
     Command::new("lycomerge")
@@ -160,6 +172,7 @@ pub(crate) fn command() -> Command {
         .subcommand(plan())
         .subcommand(compare())
         .subcommand(inspect())
+        .subcommand(ui())
         .subcommand(completions())
         .subcommand(man())
 }
@@ -500,6 +513,22 @@ fn inspect() -> Command {
             switch("skip-unknown", "Leave out layers that can't be understood, instead of refusing the file"),
             base(),
         ])
+}
+
+/// The page is the Python package's, which reads its own options.
+fn ui() -> Command {
+    Command::new(UI)
+        .about("Open the page on which adapters are chosen, weighed, compared and merged in a browser")
+        .after_help(format!("{UI_EXAMPLES}\n\n{EXIT_CODES}"))
+        .arg(
+            Arg::new("options")
+                .value_name("OPTIONS")
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .value_parser(value_parser!(OsString))
+                .help("The page's options, such as --folder FOLDER, --port PORT and --no-browser"),
+        )
 }
 
 fn completions() -> Command {

@@ -2,7 +2,8 @@
 //!
 //! [`args`] makes the command line from the library's table of options, [`merge`], [`bake`], [`extract`], [`figures`] and
 //! [`inspect`] are the subcommands (a conversion is a merge of one; figures are of a plan or a comparison), [`pages`] tells
-//! shells and man of them, and the rest is how they talk: results go to stdout, everything else to stderr.
+//! shells and man of them, [`ui`] hands over to the Python package, and the rest is how they talk: results go to stdout,
+//! everything else to stderr.
 
 mod advice;
 mod args;
@@ -17,6 +18,7 @@ mod progress;
 mod stop;
 mod table;
 mod text;
+mod ui;
 mod verify;
 
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ fn run() -> Result<(), Failure> {
         Some((args::MERGE | args::CONVERT, matches)) => merge::run(matches),
         Some((args::BAKE, matches)) => bake::run(matches),
         Some((args::EXTRACT, matches)) => extract::run(matches),
+        Some((args::UI, matches)) => ui::run(matches),
         Some((args::COMPLETIONS, matches)) => pages::completions(matches),
         Some((args::MAN, matches)) => pages::man(matches),
         Some((args::PLAN, matches)) => figures::plan(matches),

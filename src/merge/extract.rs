@@ -655,15 +655,8 @@ fn metadata(
     about: String,
 ) -> BTreeMap<String, String> {
     let title = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let version = model.and_then(|model| match model {
-        Architecture::Sd1 => Some("sd_v1"),
-        Architecture::Sd2 => Some("sd_v2"),
-        Architecture::Sdxl => Some("sdxl_base_v1-0"),
-        Architecture::Sd3 => Some("sd3"),
-        Architecture::Flux => Some("flux1"),
-        _ => None,
-    });
-    let known = version.map(|version| ("ss_base_model_version", version.to_owned()));
+    let version = model.and_then(Architecture::base_version);
+    let known = version.map(|version| (labels::BASE_VERSION, version.to_owned()));
     let own = [
         ("format", "pt".to_owned()),
         ("ss_output_name", title.clone()),

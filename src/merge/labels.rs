@@ -6,14 +6,19 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Input;
+use super::naming::architecture_of;
 use super::recipe::Recipe;
 use crate::adapter::RECIPE_KEY;
+use crate::model::Sureness;
 
 type Metadata = BTreeMap<String, String>;
 
+/// By this hosts know which model an adapter is for.
+pub(super) const BASE_VERSION: &str = "ss_base_model_version";
+
 /// Keys that are carried over where all inputs that have them agree.
 const AGREED: [&str; 9] = [
-    "ss_base_model_version",
+    BASE_VERSION,
     "ss_v2",
     "ss_sd_model_name",
     "ss_sd_model_hash",
@@ -50,6 +55,12 @@ pub(super) fn metadata(
         if let Some(first) = values.first().filter(|first| values.iter().all(|value| value == *first)) {
             out.insert(key.to_owned(), (*first).clone());
         }
+    }
+    if values(BASE_VERSION).is_empty()
+        && let Some((model, Sureness::Certain)) = architecture_of(inputs)
+        && let Some(version) = model.base_version()
+    {
+        out.insert(BASE_VERSION.to_owned(), version.to_owned());
     }
     for key in JOINED {
         let words = distinct(values(key).into_iter().map(String::as_str));

@@ -12,8 +12,8 @@ use crate::adapter::{Adapter, Family, Layer, LayerId, Param, WeightShape};
 use crate::delta::Window;
 use crate::error::{Error, Result};
 use crate::model::{
-    Architecture, Component, Dialect, Identity, Naming, Rows, architecture, identify, identify_shaped,
-    most_alike,
+    Architecture, Component, Dialect, Identity, Naming, Rows, Sureness, architecture, identify,
+    identify_shaped, most_alike,
 };
 
 /// How the output is to name its modules.
@@ -30,7 +30,7 @@ pub(super) struct Namer {
 impl Namer {
     /// As `naming` says, or as the first input does.
     pub(super) fn new(inputs: &[Input], naming: Option<Naming>) -> Self {
-        let architecture = architecture_of(inputs);
+        let architecture = architecture_of(inputs).map(|(found, _)| found);
         let first = inputs.first().map(|input| &input.adapter);
         let modules =
             first.into_iter().flat_map(|adapter| adapter.layers().keys().map(|id| id.module.as_str()));
@@ -55,10 +55,10 @@ impl Namer {
 }
 
 /// The model that the inputs are for, as far as all of them together tell.
-pub(super) fn architecture_of(inputs: &[Input]) -> Option<Architecture> {
+pub(super) fn architecture_of(inputs: &[Input]) -> Option<(Architecture, Sureness)> {
     let layers = inputs.iter().flat_map(|input| input.adapter.layers());
     let weights = layers.filter(|(id, _)| id.param == Param::Weight);
-    architecture(weights.map(|(id, layer)| (id.module.as_str(), layer.shape.cols))).map(|(found, _)| found)
+    architecture(weights.map(|(id, layer)| (id.module.as_str(), layer.shape.cols)))
 }
 
 /// What a layer's module is.

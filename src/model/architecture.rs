@@ -56,6 +56,18 @@ impl Architecture {
         }
     }
 
+    /// What trainers write as `ss_base_model_version`, for those that hosts know by it.
+    pub fn base_version(self) -> Option<&'static str> {
+        match self {
+            Self::Sd1 => Some("sd_v1"),
+            Self::Sd2 => Some("sd_v2"),
+            Self::Sdxl => Some("sdxl_base_v1-0"),
+            Self::Sd3 => Some("sd3"),
+            Self::Flux => Some("flux1"),
+            _ => None,
+        }
+    }
+
     /// Whether its denoiser is a UNet of Stable Diffusion.
     pub(super) fn is_unet(self) -> bool {
         matches!(self, Self::Sd1 | Self::Sd2 | Self::Sdxl)

@@ -136,7 +136,7 @@ METHODS = [
     ("boost", subspace_boost, "subspace_boost", {}),
     ("boost_third", lambda m: subspace_boost(m, 0.3), "subspace_boost", {"beta": "0.3"}),
     ("ctm", ctm, "ctm", {}),
-    ("ctm_five", lambda m: ctm(m, 5, 0.2), "ctm", {"rank": "5", "beta": "0.2"}),
+    ("ctm_five", lambda m: ctm(m, 5, 0.2), "ctm", {"subspace_rank": "5", "beta": "0.2"}),
 ]
 
 

@@ -182,7 +182,7 @@ impl Merge {
         overlap_layers: usize,
     ) -> Comparison {
         let n = self.inputs.len();
-        let architecture = architecture_of(&self.inputs);
+        let architecture = architecture_of(&self.inputs).map(|(found, _)| found);
         let mut whole = Sums::zero(n);
         let mut blocks: BTreeMap<Block, (usize, Sums)> = BTreeMap::new();
         let mut layers = Vec::with_capacity(targets.len());

@@ -19,7 +19,7 @@ pub(in super::super) const ROW: Row = Row {
     inputs: ANY,
     parameters: &[
         Parameter {
-            name: "rank",
+            name: "subspace_rank",
             kind: Kind::Count(0, u64::MAX),
             default: "0",
             help: "the rank of the merge; 0 is the largest of a model",
@@ -32,7 +32,7 @@ pub(in super::super) const ROW: Row = Row {
         },
     ],
     make: |settings| {
-        let rank = usize::try_from(settings.count("rank")).unwrap_or(usize::MAX);
+        let rank = usize::try_from(settings.count("subspace_rank")).unwrap_or(usize::MAX);
         Rule::Spectral(Box::new(Ctm { rank, beta: settings.number("beta") }))
     },
 };

@@ -190,7 +190,7 @@ proptest! {
         let deltas = [lora(26, 31, 4, &mut seed), lora(26, 31, 3, &mut seed)];
         let weights = [1.0, 0.7];
         let linear = sum(&deltas, &weights);
-        for (name, given) in [("subspace_boost", ("beta", "1")), ("ctm", ("rank", "7")), ("ctm", ("rank", "100"))] {
+        for (name, given) in [("subspace_boost", ("beta", "1")), ("ctm", ("subspace_rank", "7")), ("ctm", ("subspace_rank", "100"))] {
             prop_assert!(distance(&merged(name, &[given], &deltas, &weights), &linear) < 1e-9, "{}", name);
         }
         // Models of separate inputs and outputs have nothing to be settled between them.
@@ -219,7 +219,7 @@ proptest! {
     fn the_rank_of_compressed_merges_is_what_was_asked(mut seed in any::<u64>(), wanted in 1_usize..8) {
         let deltas: Vec<_> = (0..5).map(|_| lora(26, 31, 4, &mut seed)).collect();
         let text = wanted.to_string();
-        prop_assert_eq!(rank(&merged("ctm", &[("rank", &text)], &deltas, &[1.0; 5])), wanted);
+        prop_assert_eq!(rank(&merged("ctm", &[("subspace_rank", &text)], &deltas, &[1.0; 5])), wanted);
         prop_assert_eq!(rank(&merged("ctm", &[], &deltas, &[1.0; 5])), 4);
     }
 
