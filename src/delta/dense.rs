@@ -85,9 +85,10 @@ impl<'a, T: Real> Rows<'a, T> {
         for ((scale, _), ready) in self.delta.terms.iter().zip(&self.terms) {
             let term = match ready {
                 Ready::Plain(factor) => TermRef::Plain(lent(factor)),
-                Ready::Kron(a, b, b_rows) => {
-                    TermRef::Kron(a.as_ref().as_ref(), MatRef::from_row_major_slice(b, *b_rows, b.len() / b_rows))
-                }
+                Ready::Kron(a, b, b_rows) => TermRef::Kron(
+                    a.as_ref().as_ref(),
+                    MatRef::from_row_major_slice(b, *b_rows, b.len() / b_rows),
+                ),
                 Ready::Hadamard(first, second) => TermRef::Hadamard(lent(first), lent(second)),
             };
             all.push((*scale, term));

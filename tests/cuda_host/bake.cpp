@@ -22,7 +22,8 @@ void test(const char* name, Kernel<T, Bits> kernel, u64 count, double scale, Val
     }
     const u32 blocks = 1 + below(3);
     std::vector<Sums> partial;
-    Met met;
+    std::vector<Met> told(1);
+    Met& met = told[0];
     out = in_every_order([&](shim::Order order) {
         std::vector<Bits> bits(count);
         met = {~0ull, 0};

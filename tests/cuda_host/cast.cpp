@@ -23,8 +23,9 @@ Narrowed<Bits> narrowed(const Kernels<T, Bits>& kernels, const std::vector<T>& r
     Narrowed<Bits> out{std::vector<Bits>(reals.size()), {}};
     out.bits = in_every_order([&](shim::Order order) {
         std::vector<Bits> bits(reals.size());
-        out.met = {~0ull, 0};
-        launch(kernels.narrow, {1 + below(3), 1, 1}, order, reals.data(), bits.data(), u64(reals.size()), how, &out.met);
+        std::vector<Met> met{{~0ull, 0}};
+        launch(kernels.narrow, {1 + below(3), 1, 1}, order, reals.data(), bits.data(), u64(reals.size()), how, met.data());
+        out.met = met[0];
         return bits;
     });
     return out;

@@ -41,9 +41,14 @@ inline unsigned up(std::uint64_t x, std::uint64_t unit) { return unsigned((x + u
 
 // Launches blocks of THREADS with arguments of the kernel's own types.
 template <class... A, class... B> void launch(void (*kernel)(A...), Three grid, shim::Order order, B... given) {
+#ifdef __CUDACC__
+    (void)order;
+    const std::string wrong = shim::launch_on_gpu(kernel, grid, THREADS, given...);
+#else
     std::tuple<A...> arguments{given...};
     const std::string wrong = shim::launch(grid, {THREADS, 1, 1}, order, random_bits(),
                                            [&] { std::apply(kernel, arguments); });
+#endif
     EXPECT(wrong.empty(), "%s", wrong.c_str());
 }
 

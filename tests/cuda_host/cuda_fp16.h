@@ -1,6 +1,9 @@
 // What the kernels use of CUDA's header of this name, with the host's conversions.
 #pragma once
 
+#ifdef __CUDACC__
+#include_next <cuda_fp16.h>
+#else
 #include "shim.hpp"
 
 struct __half {
@@ -20,3 +23,4 @@ inline __half __float2half_rn(float x) {
     memcpy(&out, &half, 2);
     return out;
 }
+#endif

@@ -1,6 +1,6 @@
 // A libcuda.so.1 without a GPU, for tests of what is on this side of the driver: it runs the kernels of
 // src/compute/cuda/kernels by the shim, as strictly as a driver may. What a stream is given happens when it is waited for,
-// and not before; memory that is freed while a stream may still use it is an error.
+// and not before; memory that a thread frees while what it gave to a stream may still use it is an error.
 //
 // The environment says what it is like:
 //   EMULATED_INIT=100       cuInit fails so: 100 no device, 34 the toolkit's stub, …
@@ -25,6 +25,7 @@ namespace bake_cu {
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -52,6 +53,13 @@ std::vector<Kernel>& kernels() {
 
 struct Stream {
     std::vector<std::function<Result()>> waiting;
+    // Who gave it the last of these.
+    std::thread::id giver;
+
+    void push(std::function<Result()> work) {
+        waiting.push_back(std::move(work));
+        giver = std::this_thread::get_id();
+    }
 };
 
 std::recursive_mutex everything;
@@ -211,7 +219,7 @@ Result cuMemFree_v2(std::uint64_t address) {
         return INVALID_VALUE;
     }
     for (const Stream* stream : streams) {
-        if (!stream->waiting.empty()) {
+        if (!stream->waiting.empty() && stream->giver == std::this_thread::get_id()) {
             std::fprintf(stderr, "emulated driver: memory is freed while a stream waits\n");
             std::abort();
         }
@@ -238,7 +246,7 @@ Result cuMemcpyHtoDAsync_v2(std::uint64_t to, const void* from, std::size_t byte
     if (!is_within(memory, to, bytes) || !is_pinned(from, bytes)) {
         return INVALID_VALUE;
     }
-    stream->waiting.push_back([=] {
+    stream->push([=] {
         std::memcpy(reinterpret_cast<void*>(to), from, bytes);
         return SUCCESS;
     });
@@ -249,7 +257,7 @@ Result cuMemcpyDtoHAsync_v2(void* to, std::uint64_t from, std::size_t bytes, Str
     if (!is_within(memory, from, bytes) || !is_pinned(to, bytes)) {
         return INVALID_VALUE;
     }
-    stream->waiting.push_back([=] {
+    stream->push([=] {
         std::memcpy(to, reinterpret_cast<void*>(from), bytes);
         return SUCCESS;
     });
@@ -260,7 +268,7 @@ Result cuMemsetD8Async(std::uint64_t to, unsigned char byte, std::size_t bytes, 
     if (!is_within(memory, to, bytes)) {
         return INVALID_VALUE;
     }
-    stream->waiting.push_back([=] {
+    stream->push([=] {
         std::memset(reinterpret_cast<void*>(to), byte, bytes);
         return SUCCESS;
     });
@@ -329,7 +337,7 @@ Result cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsign
     }
     const Kernel* kernel = static_cast<Kernel*>(function);
     const std::function<void()> thread = kernel->bind(arguments);
-    stream->waiting.push_back([=]() -> Result {
+    stream->push([=]() -> Result {
         if (const Result wanted = Result(setting("EMULATED_FAULT", SUCCESS))) {
             return wanted;
         }

@@ -48,7 +48,7 @@ template <class T> struct Held {
         }
         return {sum, size};
     }
-    double products() const { return factor.rank ? 17 + factor.rank / 16.0 : 0; }
+    double products() const { return factor.rank; }
 };
 
 template <class T> struct Case {
@@ -116,7 +116,7 @@ template <class T> struct Case {
         } else {
             kernel = materialise_f64;
         }
-        launch(kernel, {up(cols, EDGE), up(height, EDGE), 1}, order, terms.data(), u32(terms.size()), top, height,
+        launch(kernel, {up(cols, EDGE), up(height, HEIGHT<T>), 1}, order, terms.data(), u32(terms.size()), top, height,
                cols, u32(under != nullptr), out.data());
         return out;
     }
@@ -147,7 +147,7 @@ template <class T> struct Case {
 
 template <class T> void all() {
     // Odd, narrow, wide, and whole 16 bytes, on either side of a block's edge.
-    const std::pair<u64, u32> shapes[] = {{1, 1}, {3, 129}, {65, 7}, {64, 64}, {70, 130}, {131, 68}};
+    const std::pair<u64, u32> shapes[] = {{1, 1}, {3, 129}, {65, 7}, {64, 64}, {70, 130}, {131, 68}, {259, 68}};
     for (const auto& [rows, cols] : shapes) {
         Case<T> one{rows, cols, {}, {}};
         one.plain(normal(), 1 + below(70));

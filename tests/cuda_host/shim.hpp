@@ -3,7 +3,13 @@
 //
 // What a GPU leaves undefined ends the launch with a message: a barrier or a shuffle that not all threads reach. What
 // depends on the order of threads shows, since launches can be repeated in several.
+//
+// Compiled by nvcc, the same checks run the same sources on a GPU (gpu.hpp).
 #pragma once
+
+#ifdef __CUDACC__
+#include "gpu.hpp"
+#else
 
 #include <cmath>
 #include <cstdint>
@@ -88,3 +94,4 @@ using std::fmax;
 using std::fmin;
 using std::memcpy;
 using std::rint;
+#endif

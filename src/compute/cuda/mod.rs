@@ -23,7 +23,7 @@ use crate::tensor::{Dtype, Real};
 use memory::{Memory, Pinned};
 pub(crate) use terms::{FactorRef, Loaded, TermRef};
 
-/// Threads of a block, and the edge of the square of entries that a block of `materialise` makes.
+/// Threads of a block, and the columns that a block of `materialise` makes.
 const THREADS: usize = 256;
 const EDGE: usize = 64;
 
@@ -201,7 +201,9 @@ fn count() -> Result<usize> {
     let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
     if asked.is_ok() && version < LEAST_DRIVER {
         let (major, minor) = (version / 1000, version % 1000 / 10);
-        return Err(no(format!("the NVIDIA driver here is for CUDA {major}.{minor}, and 12.0 is needed (driver 525)")));
+        return Err(no(format!(
+            "the NVIDIA driver here is for CUDA {major}.{minor}, and 12.0 is needed (driver 525)"
+        )));
     }
     match result::device::get_count() {
         Ok(0) => Err(no("there is no NVIDIA GPU here that CUDA can use".to_owned())),
@@ -217,7 +219,11 @@ fn count() -> Result<usize> {
 pub(crate) fn check(ordinal: usize) -> Result<()> {
     let count = count()?;
     if ordinal >= count {
-        let there = if count == 1 { "only cuda:0 is there".to_owned() } else { format!("the last is cuda:{}", count - 1) };
+        let there = if count == 1 {
+            "only cuda:0 is there".to_owned()
+        } else {
+            format!("the last is cuda:{}", count - 1)
+        };
         return Err(Error::option(format!("there is no cuda:{ordinal}; {there}")));
     }
     let part = |attribute| {
@@ -262,14 +268,11 @@ impl Gpu {
             let real = if wide { "f64" } else { "f32" };
             Ok((dtype, wide, module.load_function(&format!("bake_{name}_{real}"))?))
         };
-        const NARROW: [(Dtype, &str); 4] = [
-            (Dtype::F16, "f16"),
-            (Dtype::BF16, "bf16"),
-            (Dtype::F8E4M3, "e4m3"),
-            (Dtype::F8E5M2, "e5m2"),
-        ];
+        const NARROW: [(Dtype, &str); 4] =
+            [(Dtype::F16, "f16"), (Dtype::BF16, "bf16"), (Dtype::F8E4M3, "e4m3"), (Dtype::F8E5M2, "e5m2")];
         const WIDE: [(Dtype, &str); 2] = [(Dtype::F64, "f64"), (Dtype::F32, "f32")];
-        let all = NARROW.iter().map(|row| (*row, false)).chain(NARROW.iter().chain(&WIDE).map(|row| (*row, true)));
+        let all =
+            NARROW.iter().map(|row| (*row, false)).chain(NARROW.iter().chain(&WIDE).map(|row| (*row, true)));
         let (free, _) = context.mem_get_info()?;
         Ok(Self {
             name: context.name()?,
@@ -277,7 +280,9 @@ impl Gpu {
                 materialise.load_function("materialise_f32")?,
                 materialise.load_function("materialise_f64")?,
             ],
-            bake: all.map(|(row, wide)| bake(row, &baking, wide)).collect::<std::result::Result<_, DriverError>>()?,
+            bake: all
+                .map(|(row, wide)| bake(row, &baking, wide))
+                .collect::<std::result::Result<_, DriverError>>()?,
             lanes: Mutex::default(),
             // Half stays for others, and for what the driver takes itself.
             budget: free / 2 / workers.max(1),
@@ -369,9 +374,9 @@ impl Gpu {
         let bytes = tile.weights.len();
         let count = bytes / tile.dtype.size();
         let kernel = self.baking::<T>(tile.dtype).ok_or(DriverError(CUresult::CUDA_ERROR_NOT_SUPPORTED))?;
-        let blocks = count.div_ceil(THREADS * (16 / tile.dtype.size())).clamp(1, MOST_PARTIAL);
-        let partial = blocks * size_of::<Sums>();
         let real = if is_wide::<T>() { 8 } else { 4 };
+        let blocks = count.div_ceil(THREADS * (16 / real)).clamp(1, MOST_PARTIAL);
+        let partial = blocks * size_of::<Sums>();
 
         lane.weights.reserve(bytes)?;
         lane.stored.reserve(bytes)?;
@@ -430,7 +435,8 @@ impl Gpu {
         let all = lane.down.bytes(bytes + size_of::<Met>() + partial);
         let (stored, told) = all.split_at(bytes);
         let numbers = told.as_chunks::<8>().0;
-        let met = Met { first_bad: u64::from_ne_bytes(numbers[0]), saturated: u64::from_ne_bytes(numbers[1]) };
+        let met =
+            Met { first_bad: u64::from_ne_bytes(numbers[0]), saturated: u64::from_ne_bytes(numbers[1]) };
         if met.first_bad != u64::MAX {
             return Ok(Baked::Unfit);
         }
@@ -456,7 +462,9 @@ impl Gpu {
         let kernel = &self.materialise[usize::from(is_wide::<T>())];
         let (table, terms) = (piece.terms.table(), piece.terms.count());
         let (top, add) = (piece.from as u64, u32::from(add));
-        let grid = (cols.div_ceil(EDGE) as u32, piece.rows.div_ceil(EDGE) as u32, 1);
+        // The rows that a block makes.
+        let height = if is_wide::<T>() { 64 } else { 128 };
+        let grid = (cols.div_ceil(EDGE) as u32, piece.rows.div_ceil(height) as u32, 1);
         let (rows, cols) = (piece.rows as u32, cols as u32);
         // SAFETY: the arguments are those of `materialise_*`, in their order; the table has so many terms, whose factors
         // have these rows and columns, and there is room for as many entries.
@@ -504,6 +512,13 @@ unsafe fn launch(
     stream.context().bind_to_thread()?;
     // SAFETY: the caller's promise.
     unsafe {
-        result::launch_kernel(kernel.cu_function(), grid, (THREADS as u32, 1, 1), 0, stream.cu_stream(), arguments)
+        result::launch_kernel(
+            kernel.cu_function(),
+            grid,
+            (THREADS as u32, 1, 1),
+            0,
+            stream.cu_stream(),
+            arguments,
+        )
     }
 }

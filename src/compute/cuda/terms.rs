@@ -115,7 +115,9 @@ impl Packer {
 
     fn term<T: Real>(&mut self, scale: f64, term: TermRef<'_, T>) -> Term {
         match term {
-            TermRef::Plain(factor) => Term { scale, kind: PLAIN, first: self.factor(factor), ..Term::default() },
+            TermRef::Plain(factor) => {
+                Term { scale, kind: PLAIN, first: self.factor(factor), ..Term::default() }
+            }
             TermRef::Kron(a, b) => Term {
                 scale,
                 kind: KRON,

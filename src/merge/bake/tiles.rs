@@ -76,7 +76,12 @@ pub(super) struct OnCpu<'a, T: Real> {
 
 impl<'a, T: Real> OnCpu<'a, T> {
     pub(super) fn new(whole: Whole<'a, T>) -> Self {
-        Self { whole, rounded: Rounded::new(whole.job, whole.rounding), weight: Vec::new(), delta: Vec::new() }
+        Self {
+            whole,
+            rounded: Rounded::new(whole.job, whole.rounding),
+            weight: Vec::new(),
+            delta: Vec::new(),
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 // W + ΔW as the checkpoint stores it, with the bits of the CPU path for the same ΔW, and what became of ΔW (the sums of
 // src/merge/bake.rs). `scale` is what stored numbers are multiplied by to be weights, `inverse` 1/scale.
 //
-// Launch: blocks of 256 threads, min(⌈count/(256 · n)⌉, 2048) of them (the count alone decides), n numbers being 16 bytes of the
-// checkpoint. Each block writes one partial result; the host adds them up in their order. Numbers that have no bits are
+// Launch: blocks of 256 threads, min(⌈count/(256 · n)⌉, 2048) of them (the count alone decides), n numbers being 16 bytes of ΔW. Each block writes one partial result; the host adds them up in their order. Numbers that have no bits are
 // told, and the CPU path then does the tile, and says what is wrong.
 //
 // Sums are added up in f64: error ≤ (count/threads + 8 + blocks) 2⁻⁵³ · Σ |summand|.
@@ -20,7 +19,7 @@ struct Sums {
 template <class T, class D>
 __device__ inline void bake(const typename D::Bits* weights, const T* delta, typename D::Bits* out, u64 count,
                             double scale, double inverse, const Rounding& how, Sums* partial, Met* met) {
-    constexpr int WIDTH = PER<typename D::Bits>;
+    constexpr int WIDTH = PER<T>;
     const T multiplied = T(scale), divided = T(inverse);
     u64 first_bad = ~0ull;
     u32 saturated = 0;

@@ -3,12 +3,12 @@
 // is wrong); 8-bit dtypes take their largest number for what is beyond it, and count that.
 //
 // Launch: any number of blocks of 256 threads; the host takes min(⌈count/(256 · n)⌉, 2048), n numbers being 16 bytes of
-// the narrow side.
+// the reals.
 #include "common.cuh"
 
 template <class T, class D>
 __device__ inline void widen(const typename D::Bits* from, T* to, u64 count) {
-    constexpr int WIDTH = PER<typename D::Bits>;
+    constexpr int WIDTH = PER<T>;
     each<WIDTH>(
         count,
         [&](u64 first) {
@@ -26,7 +26,7 @@ __device__ inline void widen(const typename D::Bits* from, T* to, u64 count) {
 
 template <class T, class D>
 __device__ inline void narrow(const T* from, typename D::Bits* to, u64 count, const Rounding& how, Met* met) {
-    constexpr int WIDTH = PER<typename D::Bits>;
+    constexpr int WIDTH = PER<T>;
     u64 first_bad = ~0ull;
     u32 saturated = 0;
     auto one = [&](T x, u64 index, typename D::Bits& bits) {

@@ -26,23 +26,41 @@ struct Met {
 // 16 bytes of numbers.
 template <class T> constexpr int PER = 16 / sizeof(T);
 
-// COUNT numbers from an address that is a multiple of 16 bytes, 16 bytes at a time.
+// What is loaded and stored at once, for so many bytes: 16 where there are as many.
+template <int BYTES> struct Access {
+    typedef uint4 Type;
+};
+template <> struct Access<2> {
+    typedef u16 Type;
+};
+template <> struct Access<4> {
+    typedef u32 Type;
+};
+template <> struct Access<8> {
+    typedef u64 Type;
+};
+
+// COUNT numbers from an address that is a multiple of 16 bytes, or of their size if that is less.
 template <class T, int COUNT> __device__ inline void load(const T* from, T (&to)[COUNT]) {
-    static_assert(COUNT * sizeof(T) % 16 == 0, "whole 16 bytes");
+    typedef typename Access<int(COUNT * sizeof(T))>::Type Bytes;
+    constexpr int EACH = sizeof(Bytes) / sizeof(T);
+    static_assert(COUNT % EACH == 0, "whole 16 bytes");
 #pragma unroll
-    for (int i = 0; i < COUNT / PER<T>; i++) {
-        const uint4 bytes = reinterpret_cast<const uint4*>(from)[i];
-        memcpy(&to[i * PER<T>], &bytes, 16);
+    for (int i = 0; i < COUNT / EACH; i++) {
+        const Bytes bytes = reinterpret_cast<const Bytes*>(from)[i];
+        memcpy(&to[i * EACH], &bytes, sizeof bytes);
     }
 }
 
 template <class T, int COUNT> __device__ inline void store(T* to, const T (&from)[COUNT]) {
-    static_assert(COUNT * sizeof(T) % 16 == 0, "whole 16 bytes");
+    typedef typename Access<int(COUNT * sizeof(T))>::Type Bytes;
+    constexpr int EACH = sizeof(Bytes) / sizeof(T);
+    static_assert(COUNT % EACH == 0, "whole 16 bytes");
 #pragma unroll
-    for (int i = 0; i < COUNT / PER<T>; i++) {
-        uint4 bytes;
-        memcpy(&bytes, &from[i * PER<T>], 16);
-        reinterpret_cast<uint4*>(to)[i] = bytes;
+    for (int i = 0; i < COUNT / EACH; i++) {
+        Bytes bytes;
+        memcpy(&bytes, &from[i * EACH], sizeof bytes);
+        reinterpret_cast<Bytes*>(to)[i] = bytes;
     }
 }
 
@@ -112,6 +130,8 @@ __device__ inline float float_of(u32 bits) {
 }
 
 __device__ inline bool is_finite(double x) { return (bits_of(x) >> 52 & 0x7ff) != 0x7ff; }
+__device__ inline u32 is_negative(double x) { return u32(bits_of(x) >> 63); }
+__device__ inline u32 is_negative(float x) { return bits_of(x) >> 31; }
 __device__ inline bool is_finite(float x) { return (bits_of(x) >> 23 & 0xff) != 0xff; }
 
 // splitmix64 (Steele, Lea, Flood 2014), from 0 to below 1: the random number `index` of a stream.
@@ -133,18 +153,24 @@ struct Rounding {
 
 // floor(log2 |x|), far below every format's least for 0.
 __device__ inline int exponent(double x) { return int(bits_of(x) >> 52 & 0x7ff) - 1023; }
-__device__ inline double power_of_two(int exponent) { return double_of(u64(exponent + 1023) << 52); }
+__device__ inline int exponent(float x) { return int(bits_of(x) >> 23 & 0xff) - 127; }
+__device__ inline void power_of_two(int exponent, double& x) { x = double_of(u64(exponent + 1023) << 52); }
+__device__ inline void power_of_two(int exponent, float& x) { x = float_of(u32(exponent + 127) << 23); }
 
-// x on the grid of a format with MANTISSA stored bits and LEAST the smallest exponent of a normal number.
-template <int MANTISSA, int LEAST> __device__ inline double on_grid(double x, const Rounding& how, u64 index) {
+// x on the grid of a format with MANTISSA stored bits and LEAST the smallest exponent of a normal number, in x's own type:
+// exact but for the rounding itself, where the format's powers of two are T's.
+template <int MANTISSA, int LEAST, class T> __device__ inline T on_grid(T x, const Rounding& how, u64 index) {
     const int e = exponent(x), unit = (e > LEAST ? e : LEAST) - MANTISSA;
     // Times the inverse of a power of two is the quotient, exactly.
-    const double step = power_of_two(unit), steps = x * power_of_two(-unit);
+    T step, inverse;
+    power_of_two(unit, step);
+    power_of_two(-unit, inverse);
+    const T steps = x * inverse;
     if (!how.stochastic) {
         return rint(steps) * step;
     }
-    const double whole = floor(steps);
-    return (uniform(how.seed, how.first + index) < steps - whole ? whole + 1.0 : whole) * step;
+    const T whole = floor(steps);
+    return (uniform(how.seed, how.first + index) < double(steps - whole) ? whole + T(1) : whole) * step;
 }
 
 // The dtypes: each has the type of its bits, `widen` to what they stand for, and `narrow`, which is false where the
@@ -172,7 +198,7 @@ struct F16 {
     typedef u16 Bits;
     template <class T> __device__ static T widen(u16 bits) { return T(__half2float(__ushort_as_half(bits))); }
     template <class T> __device__ static bool narrow(T x, const Rounding& how, u64 index, u16& bits, u32&) {
-        const float single = how.stochastic ? float(on_grid<10, -14>(x, how, index)) : float(x);
+        const float single = how.stochastic ? float(on_grid<10, -14>(double(x), how, index)) : float(x);
         bits = __half_as_ushort(__float2half_rn(single));
         return (bits & 0x7c00) != 0x7c00;
     }
@@ -182,7 +208,7 @@ struct BF16 {
     typedef u16 Bits;
     template <class T> __device__ static T widen(u16 bits) { return T(float_of(u32(bits) << 16)); }
     template <class T> __device__ static bool narrow(T x, const Rounding& how, u64 index, u16& bits, u32&) {
-        const u32 single = bits_of(how.stochastic ? float(on_grid<7, -126>(x, how, index)) : float(x));
+        const u32 single = bits_of(how.stochastic ? float(on_grid<7, -126>(double(x), how, index)) : float(x));
         bits = u16((single + 0x7fff + (single >> 16 & 1)) >> 16);
         // A NaN could have been carried past the exponent.
         return (single & 0x7f800000) != 0x7f800000 && (bits & 0x7f80) != 0x7f80;
@@ -193,14 +219,16 @@ struct BF16 {
 template <int MANTISSA, int LEAST> struct Eight {
     typedef u8 Bits;
     template <class T>
-    __device__ static bool narrow_to(double largest, T x, const Rounding& how, u64 index, u8& bits, u32& saturated) {
-        double y = on_grid<MANTISSA, LEAST>(x, how, index);
+    __device__ static bool narrow_to(T largest, T x, const Rounding& how, u64 index, u8& bits, u32& saturated) {
+        T y = on_grid<MANTISSA, LEAST>(x, how, index);
         saturated += fabs(y) > largest;
         y = fmin(fmax(y, -largest), largest);
         const int e = exponent(y) > LEAST ? exponent(y) : LEAST;
-        const u32 steps = u32(fabs(y) * power_of_two(MANTISSA - e));
+        T scale;
+        power_of_two(MANTISSA - e, scale);
+        const u32 steps = u32(fabs(y) * scale);
         // A subnormal number has no leading one, and the exponent field 0, which stands for the least exponent too.
-        bits = u8((bits_of(y) >> 63) << 7 | ((u32(e - LEAST) << MANTISSA) + steps));
+        bits = u8(is_negative(y) << 7 | ((u32(e - LEAST) << MANTISSA) + steps));
         return is_finite(x);
     }
 };
@@ -213,14 +241,14 @@ struct E4M3 : Eight<3, -6> {
         return T(bits & 0x80 ? -x : x);
     }
     template <class T> __device__ static bool narrow(T x, const Rounding& how, u64 i, u8& bits, u32& saturated) {
-        return narrow_to(448.0, x, how, i, bits, saturated);
+        return narrow_to(T(448), x, how, i, bits, saturated);
     }
 };
 
 struct E5M2 : Eight<2, -14> {
     template <class T> __device__ static T widen(u8 bits) { return F16::widen<T>(u16(bits << 8)); }
     template <class T> __device__ static bool narrow(T x, const Rounding& how, u64 i, u8& bits, u32& saturated) {
-        return narrow_to(57344.0, x, how, i, bits, saturated);
+        return narrow_to(T(57344), x, how, i, bits, saturated);
     }
 };
 

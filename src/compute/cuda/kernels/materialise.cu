@@ -1,17 +1,20 @@
 // The entries of ΔW, a tile of whole rows: out = (add ? out : 0) + Σ cᵢ · termᵢ, for all terms of a layer in one pass over
 // the output. A term is a matrix, a product U V, a Kronecker product A ⊗ B or a Hadamard product (A1 B1) ∘ (A2 B2).
 //
-// Launch: (⌈cols/64⌉, ⌈rows/64⌉) blocks of 256 threads, each thread 4 × 4 entries. Sizes of the order of a layer's: rows
-// of a launch below 2²², columns below 2³².
+// Launch: (⌈cols/64⌉, ⌈rows/h⌉) blocks of 256 threads, h = 128 for f32 and 64 for f64; each thread makes h/16 × 4 entries, as
+// many as its registers hold. Sizes of the order of a layer's: rows of a launch below 2²², columns below 2³².
 //
-// Error of an entry: |computed − exact| ≤ Σ (terms + 4 + Σ (17 + rank/16)) u |cᵢ| |termᵢ|, the inner sum over the products in
-// a term, where |term| has the absolute values of all factors, and u is half an ulp of T: products are added by fma, 16 at a
-// time. Every entry is added up in one order, whatever the tile.
+// Error of an entry: |computed − exact| ≤ Σ (n + 4) u |cᵢ| |termᵢ|, where n counts the terms and the ranks of all of them,
+// |term| has the absolute values of all factors, and u is half an ulp of T: products are added by fma, one after the other.
+// Every entry is added up in one order, whatever the tile.
 #include "common.cuh"
 
 constexpr int EDGE = 64;
 constexpr int DEPTH = 16;
+// A thread's entries: rows, and columns.
+template <class T> constexpr int OWN_ROWS = sizeof(T) == 4 ? 8 : 4;
 constexpr int OWN = 4;
+template <class T> constexpr int HEIGHT = OWN_ROWS<T> * (THREADS / (EDGE / OWN));
 
 // A matrix: `right` row by row, if rank is 0; else the product of `left` (stored column by column) and `right` (row by
 // row). Strides are multiples of 16 bytes, and what is between a line's end and the next is zero.
@@ -38,7 +41,7 @@ template <class T> struct Term {
 };
 
 template <class T> struct Staged {
-    alignas(16) T left[DEPTH][EDGE];
+    alignas(16) T left[DEPTH][HEIGHT<T>];
     alignas(16) T right[DEPTH][EDGE];
 };
 
@@ -57,12 +60,13 @@ struct Place {
     u32 right;
 };
 
+// sum += scale · factor
 template <class T>
-__device__ inline void add_whole(const Factor<T>& factor, const Place& at, T (&sum)[OWN][OWN]) {
+__device__ inline void add_whole(const Factor<T>& factor, const Place& at, T scale, T (&sum)[OWN_ROWS<T>][OWN]) {
+    const u32 col = at.col + at.right;
 #pragma unroll
-    for (int i = 0; i < OWN; i++) {
+    for (int i = 0; i < OWN_ROWS<T>; i++) {
         const u64 row = at.row + at.down + i;
-        const u32 col = at.col + at.right;
         if (row < at.end && col < at.cols) {
             // Lines are whole 16 bytes; for f64 the second half may be past the line.
             T line[OWN] = {};
@@ -79,79 +83,98 @@ __device__ inline void add_whole(const Factor<T>& factor, const Place& at, T (&s
             }
 #pragma unroll
             for (int j = 0; j < OWN; j++) {
-                sum[i][j] += line[j];
+                sum[i][j] = fused(scale, line[j], sum[i][j]);
             }
         }
     }
 }
 
+// sum += (scale · left) right
 template <class T>
-__device__ inline void add_product(const Factor<T>& factor, const Place& at, Staged<T>& staged, T (&sum)[OWN][OWN]) {
+__device__ inline void
+add_product(const Factor<T>& factor, const Place& at, T scale, Staged<T>& staged, T (&sum)[OWN_ROWS<T>][OWN]) {
     for (u32 first = 0; first < factor.rank; first += DEPTH) {
+        const u32 depth = factor.rank - first < DEPTH ? factor.rank - first : DEPTH;
         __syncthreads();
-        for (u32 e = threadIdx.x; e < DEPTH * EDGE; e += THREADS) {
-            const u32 k = first + e / EDGE;
-            const u64 row = at.row + e % EDGE;
-            const bool there = k < factor.rank && row < at.end;
-            staged.left[e / EDGE][e % EDGE] = there ? factor.left[u64(k) * factor.left_stride + row] : T(0);
+        for (u32 e = threadIdx.x; e < depth * HEIGHT<T>; e += THREADS) {
+            const u32 k = e / HEIGHT<T>;
+            const u64 row = at.row + e % HEIGHT<T>;
+            staged.left[k][e % HEIGHT<T>] =
+                row < at.end ? scale * factor.left[u64(first + k) * factor.left_stride + row] : T(0);
         }
-        for (u32 e = threadIdx.x * PER<T>; e < DEPTH * EDGE; e += THREADS * PER<T>) {
-            const u32 k = first + e / EDGE, col = at.col + e % EDGE;
+        for (u32 e = threadIdx.x * PER<T>; e < depth * EDGE; e += THREADS * PER<T>) {
+            const u32 k = e / EDGE, col = at.col + e % EDGE;
             T some[PER<T>] = {};
-            if (k < factor.rank && col < factor.right_stride) {
-                load(factor.right + u64(k) * factor.right_stride + col, some);
+            if (col < factor.right_stride) {
+                load(factor.right + u64(first + k) * factor.right_stride + col, some);
             }
-            store(&staged.right[e / EDGE][e % EDGE], some);
+            store(&staged.right[k][e % EDGE], some);
         }
         __syncthreads();
-        T chunk[OWN][OWN] = {};
 #pragma unroll 4
-        for (int k = 0; k < DEPTH; k++) {
-            T down[OWN], right[OWN];
+        for (u32 k = 0; k < depth; k++) {
+            T down[OWN_ROWS<T>], right[OWN];
             load(&staged.left[k][at.down], down);
             load(&staged.right[k][at.right], right);
 #pragma unroll
-            for (int i = 0; i < OWN; i++) {
+            for (int i = 0; i < OWN_ROWS<T>; i++) {
 #pragma unroll
                 for (int j = 0; j < OWN; j++) {
-                    chunk[i][j] = fused(down[i], right[j], chunk[i][j]);
+                    sum[i][j] = fused(down[i], right[j], sum[i][j]);
                 }
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < OWN; i++) {
-#pragma unroll
-            for (int j = 0; j < OWN; j++) {
-                sum[i][j] += chunk[i][j];
             }
         }
     }
 }
 
 template <class T>
-__device__ inline void add_factor(const Factor<T>& factor, const Place& at, Staged<T>& staged, T (&sum)[OWN][OWN]) {
+__device__ inline void
+add_factor(const Factor<T>& factor, const Place& at, T scale, Staged<T>& staged, T (&sum)[OWN_ROWS<T>][OWN]) {
     if (factor.rank == 0) {
-        add_whole(factor, at, sum);
+        add_whole(factor, at, scale, sum);
     } else {
-        add_product(factor, at, staged, sum);
+        add_product(factor, at, scale, staged, sum);
     }
 }
 
+// sum += (scale · A) ⊗ B
 template <class T>
-__device__ inline void add_kron(const Term<T>& term, const Place& at, T scale, T (&sum)[OWN][OWN]) {
+__device__ inline void add_kron(const Term<T>& term, const Place& at, T scale, T (&sum)[OWN_ROWS<T>][OWN]) {
+    const u32 row = u32(at.row) + at.down, col = at.col + at.right;
+    // Where the thread's entries are in A, and in B; found by counting from the first.
+    u32 outer_row = row / term.inner_rows, inner_row = row % term.inner_rows;
+    const u32 outer_col = col / term.inner_cols, inner_col = col % term.inner_cols;
+    const bool in_one_block = inner_col % PER<T> == 0 && inner_col + OWN <= term.inner_cols;
 #pragma unroll
-    for (int i = 0; i < OWN; i++) {
-        const u64 row = at.row + at.down + i;
-        if (row < at.end) {
-            const T* a = term.first.right + row / term.inner_rows * term.first.right_stride;
-            const T* b = term.second.right + row % term.inner_rows * term.second.right_stride;
+    for (int i = 0; i < OWN_ROWS<T>; i++) {
+        if (at.row + at.down + i < at.end && col < at.cols) {
+            const T* a = term.first.right + u64(outer_row) * term.first.right_stride;
+            const T* b = term.second.right + u64(inner_row) * term.second.right_stride;
+            if (in_one_block) {
+                const T from_a = scale * a[outer_col];
+                T from_b[OWN];
+                load(b + inner_col, from_b);
 #pragma unroll
-            for (int j = 0; j < OWN; j++) {
-                const u32 col = at.col + at.right + j;
-                if (col < at.cols) {
-                    sum[i][j] = fused(scale * a[col / term.inner_cols], b[col % term.inner_cols], sum[i][j]);
+                for (int j = 0; j < OWN; j++) {
+                    sum[i][j] = fused(from_a, from_b[j], sum[i][j]);
+                }
+            } else {
+                u32 in_a = outer_col, in_b = inner_col;
+#pragma unroll
+                for (int j = 0; j < OWN; j++) {
+                    if (col + j < at.cols) {
+                        sum[i][j] = fused(scale * a[in_a], b[in_b], sum[i][j]);
+                    }
+                    if (++in_b == term.inner_cols) {
+                        in_a++;
+                        in_b = 0;
+                    }
                 }
             }
+        }
+        if (++inner_row == term.inner_rows) {
+            outer_row++;
+            inner_row = 0;
         }
     }
 }
@@ -161,10 +184,10 @@ __device__ inline void
 materialise(const Term<T>* terms, u32 count, u64 top, u32 rows, u32 cols, u32 add, T* out) {
     __shared__ Staged<T> staged;
     const Place at = {
-        top + u64(blockIdx.y) * EDGE, blockIdx.x * EDGE, top + rows, cols,
-        threadIdx.x / (EDGE / OWN) * OWN, threadIdx.x % (EDGE / OWN) * OWN,
+        top + u64(blockIdx.y) * HEIGHT<T>, blockIdx.x * EDGE, top + rows, cols,
+        threadIdx.x / (EDGE / OWN) * OWN_ROWS<T>, threadIdx.x % (EDGE / OWN) * OWN,
     };
-    T sum[OWN][OWN] = {};
+    T sum[OWN_ROWS<T>][OWN] = {};
     for (u32 t = 0; t < count; t++) {
         const Term<T>& term = terms[t];
         const T scale = T(term.scale);
@@ -172,31 +195,25 @@ materialise(const Term<T>* terms, u32 count, u64 top, u32 rows, u32 cols, u32 ad
             add_kron(term, at, scale, sum);
             continue;
         }
-        T first[OWN][OWN] = {};
-        add_factor(term.first, at, staged, first);
-        if (term.kind == HADAMARD) {
-            T second[OWN][OWN] = {};
-            add_factor(term.second, at, staged, second);
-#pragma unroll
-            for (int i = 0; i < OWN; i++) {
-#pragma unroll
-                for (int j = 0; j < OWN; j++) {
-                    first[i][j] *= second[i][j];
-                }
-            }
+        if (term.kind == PLAIN) {
+            add_factor(term.first, at, scale, staged, sum);
+            continue;
         }
+        T first[OWN_ROWS<T>][OWN] = {}, second[OWN_ROWS<T>][OWN] = {};
+        add_factor(term.first, at, scale, staged, first);
+        add_factor(term.second, at, T(1), staged, second);
 #pragma unroll
-        for (int i = 0; i < OWN; i++) {
+        for (int i = 0; i < OWN_ROWS<T>; i++) {
 #pragma unroll
             for (int j = 0; j < OWN; j++) {
-                sum[i][j] = fused(scale, first[i][j], sum[i][j]);
+                sum[i][j] = fused(first[i][j], second[i][j], sum[i][j]);
             }
         }
     }
 
     const u32 col = at.col + at.right;
 #pragma unroll
-    for (int i = 0; i < OWN; i++) {
+    for (int i = 0; i < OWN_ROWS<T>; i++) {
         const u64 row = at.row + at.down + i;
         if (row < at.end && col < cols) {
             T* line = out + (row - top) * cols + col;
