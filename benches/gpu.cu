@@ -133,8 +133,9 @@ int main() {
         auto launch = [&](const char* name, const std::vector<Term<float>>& terms, double flops, double read = 0) {
             const Term<float>* table = uploaded(terms);
             const dim3 grid(n / EDGE, n / HEIGHT<float>);
+            const auto kernel = terms[0].kind == HADAMARD ? materialise_hadamard_f32 : materialise_f32;
             row(name, (4.0 + read) * n * n, flops * n * n, [&] {
-                materialise_f32<<<grid, THREADS>>>(table, u32(terms.size()), 0, n, n, 0, y);
+                kernel<<<grid, THREADS>>>(table, u32(terms.size()), 0, n, n, 0, y);
             });
         };
         auto product = [&](u32 rank) { return Factor<float>{x, x + n * rank, rank, n, n, 0}; };

@@ -54,7 +54,7 @@ void test(const char* name, Kernel<T, Bits> kernel, u64 count, double scale, Val
         size += std::fabs(moved * d) + moved * moved;
     }
     // Each summand is rounded a few times in T.
-    const long double bound = (count + 20) * 0x1p-53L * (squares + size) + 4 * roundoff<T> * (squares + size);
+    const long double bound = (count + 20) * 0x1p-53L * (squares + size) + 12 * roundoff<T> * (squares + size);
     EXPECT(std::fabs(got.delta - squares) <= bound && std::fabs(got.wrong - wrong) <= bound &&
                std::fabs(got.along - along) <= bound,
            "%s: sums of %llu: %g %g %g, not %Lg %Lg %Lg", name, count, got.delta, got.wrong, got.along, squares, wrong,

@@ -110,11 +110,12 @@ template <class T> struct Case {
         if (under) {
             out = *under;
         }
+        const bool hadamard = std::any_of(terms.begin(), terms.end(), [](auto& term) { return term.kind == HADAMARD; });
         void (*kernel)(const Term<T>*, u32, u64, u32, u32, u32, T*);
         if constexpr (sizeof(T) == 4) {
-            kernel = materialise_f32;
+            kernel = hadamard ? materialise_hadamard_f32 : materialise_f32;
         } else {
-            kernel = materialise_f64;
+            kernel = hadamard ? materialise_hadamard_f64 : materialise_f64;
         }
         launch(kernel, {up(cols, EDGE), up(height, HEIGHT<T>), 1}, order, terms.data(), u32(terms.size()), top, height,
                cols, u32(under != nullptr), out.data());

@@ -25,7 +25,7 @@ pub(crate) use terms::{FactorRef, Loaded, TermRef};
 
 /// Threads of a block, and the columns that a block of `materialise` makes.
 const THREADS: usize = 256;
-const EDGE: usize = 64;
+const EDGE: usize = 128;
 
 /// Blocks that write partial sums, at most.
 const MOST_PARTIAL: usize = 2048;
@@ -96,7 +96,7 @@ fn says(error: DriverError) -> String {
 pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     name: String,
-    materialise: [CudaFunction; 2],
+    materialise: [CudaFunction; 4],
     bake: Vec<(Dtype, bool, CudaFunction)>,
     /// Those that no worker has at the moment.
     lanes: Mutex<Vec<Lane>>,
@@ -279,6 +279,8 @@ impl Gpu {
             materialise: [
                 materialise.load_function("materialise_f32")?,
                 materialise.load_function("materialise_f64")?,
+                materialise.load_function("materialise_hadamard_f32")?,
+                materialise.load_function("materialise_hadamard_f64")?,
             ],
             bake: all
                 .map(|(row, wide)| bake(row, &baking, wide))
@@ -459,11 +461,11 @@ impl Gpu {
         add: bool,
         to: u64,
     ) -> std::result::Result<(), DriverError> {
-        let kernel = &self.materialise[usize::from(is_wide::<T>())];
+        let kernel = &self.materialise[usize::from(is_wide::<T>()) + 2 * usize::from(piece.terms.has_hadamard())];
         let (table, terms) = (piece.terms.table(), piece.terms.count());
         let (top, add) = (piece.from as u64, u32::from(add));
         // The rows that a block makes.
-        let height = if is_wide::<T>() { 64 } else { 128 };
+        let height = if is_wide::<T>() { 32 } else { 64 };
         let grid = (cols.div_ceil(EDGE) as u32, piece.rows.div_ceil(height) as u32, 1);
         let (rows, cols) = (piece.rows as u32, cols as u32);
         // SAFETY: the arguments are those of `materialise_*`, in their order; the table has so many terms, whose factors
@@ -488,7 +490,7 @@ impl Gpu {
 }
 
 /// Rows of one launch, at most: blocks are counted in 16 bits.
-pub(crate) const MOST_ROWS: usize = 1 << 21;
+pub(crate) const MOST_ROWS: usize = 1 << 20;
 
 /// Whether T is f64, and not f32.
 fn is_wide<T: Real>() -> bool {

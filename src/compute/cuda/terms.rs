@@ -60,6 +60,7 @@ pub(crate) struct Loaded {
     /// Where the table begins.
     table: usize,
     count: u32,
+    hadamard: bool,
 }
 
 /// Numbers one after the other, as bytes.
@@ -181,7 +182,8 @@ impl Loaded {
         memory.write(stream, pinned.bytes(bytes.len()))?;
         // The pinned bytes go.
         stream.synchronize()?;
-        Ok(Self { memory, table, count: all.len() as u32 })
+        let hadamard = all.iter().any(|term| term.kind == HADAMARD);
+        Ok(Self { memory, table, count: all.len() as u32, hadamard })
     }
 
     /// The table's address.
@@ -191,5 +193,10 @@ impl Loaded {
 
     pub(super) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Whether the kernel must be the one for Hadamard products, too.
+    pub(super) fn has_hadamard(&self) -> bool {
+        self.hadamard
     }
 }

@@ -218,17 +218,33 @@ struct BF16 {
 // 8 bits: what is beyond the largest number becomes that, and is counted.
 template <int MANTISSA, int LEAST> struct Eight {
     typedef u8 Bits;
-    template <class T>
-    __device__ static bool narrow_to(T largest, T x, const Rounding& how, u64 index, u8& bits, u32& saturated) {
-        T y = on_grid<MANTISSA, LEAST>(x, how, index);
-        saturated += fabs(y) > largest;
-        y = fmin(fmax(y, -largest), largest);
+    // The bits of a number that is on the grid, and not negative.
+    template <class T> __device__ static u32 code_of(T y) {
         const int e = exponent(y) > LEAST ? exponent(y) : LEAST;
         T scale;
         power_of_two(MANTISSA - e, scale);
-        const u32 steps = u32(fabs(y) * scale);
         // A subnormal number has no leading one, and the exponent field 0, which stands for the least exponent too.
-        bits = u8(is_negative(y) << 7 | ((u32(e - LEAST) << MANTISSA) + steps));
+        return (u32(e - LEAST) << MANTISSA) + u32(y * scale);
+    }
+    template <class T>
+    __device__ static bool narrow_to(T largest, T x, const Rounding& how, u64 index, u8& bits, u32& saturated) {
+        if (sizeof(T) == 4 && !how.stochastic) {
+            // To the nearest by the bits themselves, whose last ones are rounded off.
+            const u32 magnitude = bits_of(float(x)) & 0x7fffffff, sign = bits_of(float(x)) >> 31;
+            constexpr u32 OFF = 23 - MANTISSA, LEAST_NORMAL = u32(127 + LEAST) << 23;
+            const u32 normal = (magnitude + (1u << (OFF - 1)) - 1 + (magnitude >> OFF & 1)) >> OFF;
+            const float steps = float_of(magnitude) * float(1 << (MANTISSA - LEAST));
+            u32 code = magnitude < LEAST_NORMAL ? u32(rint(steps)) : normal - (u32(127 + LEAST - 1) << MANTISSA);
+            const u32 most = code_of(largest);
+            saturated += code > most;
+            code = code > most ? most : code;
+            bits = u8(sign << 7 | code);
+            return is_finite(x);
+        }
+        T y = on_grid<MANTISSA, LEAST>(x, how, index);
+        saturated += fabs(y) > largest;
+        y = fmin(fmax(y, -largest), largest);
+        bits = u8(is_negative(y) << 7 | code_of(fabs(y)));
         return is_finite(x);
     }
 };

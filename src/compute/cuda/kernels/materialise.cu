@@ -1,15 +1,17 @@
 // The entries of ΔW, a tile of whole rows: out = (add ? out : 0) + Σ cᵢ · termᵢ, for all terms of a layer in one pass over
 // the output. A term is a matrix, a product U V, a Kronecker product A ⊗ B or a Hadamard product (A1 B1) ∘ (A2 B2).
 //
-// Launch: (⌈cols/64⌉, ⌈rows/h⌉) blocks of 256 threads, h = 128 for f32 and 64 for f64; each thread makes h/16 × 4 entries, as
-// many as its registers hold. Sizes of the order of a layer's: rows of a launch below 2²², columns below 2³².
+// Launch: (⌈cols/128⌉, ⌈rows/h⌉) blocks of 256 threads, h = 64 for f32 and 32 for f64; each thread makes h/8 × 4 entries, as
+// many as its registers hold, and a warp whole lines of 128. Layers without Hadamard products have a kernel of their own,
+// which has room for more threads. Sizes of the order of a layer's: rows of a launch below 2²², columns below 2³².
 //
 // Error of an entry: |computed − exact| ≤ Σ (n + 4) u |cᵢ| |termᵢ|, where n counts the terms and the ranks of all of them,
 // |term| has the absolute values of all factors, and u is half an ulp of T: products are added by fma, one after the other.
 // Every entry is added up in one order, whatever the tile.
 #include "common.cuh"
 
-constexpr int EDGE = 64;
+// Columns of a block.
+constexpr int EDGE = 128;
 constexpr int DEPTH = 16;
 // A thread's entries: rows, and columns.
 template <class T> constexpr int OWN_ROWS = sizeof(T) == 4 ? 8 : 4;
@@ -179,7 +181,7 @@ __device__ inline void add_kron(const Term<T>& term, const Place& at, T scale, T
     }
 }
 
-template <class T>
+template <bool HADAMARD_TOO, class T>
 __device__ inline void
 materialise(const Term<T>* terms, u32 count, u64 top, u32 rows, u32 cols, u32 add, T* out) {
     __shared__ Staged<T> staged;
@@ -195,7 +197,7 @@ materialise(const Term<T>* terms, u32 count, u64 top, u32 rows, u32 cols, u32 ad
             add_kron(term, at, scale, sum);
             continue;
         }
-        if (term.kind == PLAIN) {
+        if (!HADAMARD_TOO || term.kind == PLAIN) {
             add_factor(term.first, at, scale, staged, sum);
             continue;
         }
@@ -239,11 +241,13 @@ materialise(const Term<T>* terms, u32 count, u64 top, u32 rows, u32 cols, u32 ad
     }
 }
 
-#define MATERIALISE(NAME, T)                                                                             \
+#define MATERIALISE(NAME, T, HADAMARD_TOO)                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
     NAME(const Term<T>* terms, u32 count, u64 top, u32 rows, u32 cols, u32 add, T* out) {                \
-        materialise(terms, count, top, rows, cols, add, out);                                            \
+        materialise<HADAMARD_TOO>(terms, count, top, rows, cols, add, out);                              \
     }
 
-MATERIALISE(materialise_f32, float)
-MATERIALISE(materialise_f64, double)
+MATERIALISE(materialise_f32, float, false)
+MATERIALISE(materialise_f64, double, false)
+MATERIALISE(materialise_hadamard_f32, float, true)
+MATERIALISE(materialise_hadamard_f64, double, true)
