@@ -30,8 +30,8 @@ pub(crate) const PLAN: &str = "plan";
 pub(crate) const COMPARE: &str = "compare";
 
 /// The options of a merge that say how deltas are combined, which is all that baking asks.
-const COMBINING: [&str; 7] =
-    ["strategy", "normalize", "norm-threshold", "match-norm", "skip-unknown", "threads", "memory"];
+const COMBINING: [&str; 8] =
+    ["strategy", "normalize", "norm-threshold", "match-norm", "skip-unknown", "threads", "memory", "device"];
 
 /// The name of the subcommand that stores one adapter in another form: a merge of one.
 pub(crate) const CONVERT: &str = "convert";

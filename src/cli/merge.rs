@@ -302,7 +302,7 @@ fn keep_if_only_renamed(matches: &ArgMatches, options: &mut Options) -> Result<(
     let is_given = |name: &str| {
         is_there(name)
             && matches.value_source(name) == Some(ValueSource::CommandLine)
-            && !["naming", "skip-unknown", "threads", "memory"].contains(&name)
+            && !["naming", "skip-unknown", "threads", "memory", "device"].contains(&name)
     };
     let mut others = options::ALL.iter().map(|row| row.name).chain(["block-weights"]);
     if is_default && options.naming.is_some() && !others.any(is_given) {

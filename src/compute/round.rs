@@ -57,6 +57,11 @@ impl Rounder {
         Self { dtype, format: format_of(dtype), seed }
     }
 
+    /// Where its stream of random numbers begins, if it rounds at random.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        self.seed.filter(|_| self.format.is_some())
+    }
+
     /// Appends `numbers`, of which the first has this index in the tensor. Says how many were beyond the largest of an
     /// 8-bit dtype and became that.
     ///

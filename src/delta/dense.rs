@@ -7,6 +7,7 @@ use std::ops::Range;
 use faer::{Mat, MatMut, MatRef};
 
 use super::{Delta, Factor, Term};
+use crate::compute::cuda::{FactorRef, TermRef};
 use crate::compute::linalg::{add_product, row_major};
 use crate::compute::simd::wide;
 use crate::tensor::Real;
@@ -70,6 +71,29 @@ impl<'a, T: Real> Rows<'a, T> {
                 }
             }
         }
+    }
+
+    /// The terms with their coefficients, for a GPU to make the rows from.
+    pub(crate) fn terms(&self) -> Vec<(f64, TermRef<'_, T>)> {
+        fn lent<T: Real>(factor: &Factor<T>) -> FactorRef<'_, T> {
+            match factor {
+                Factor::Full(matrix) => FactorRef::Full(matrix.as_ref()),
+                Factor::Product { left, right } => FactorRef::Product(left.as_ref(), right.as_ref()),
+            }
+        }
+        let mut all = Vec::with_capacity(self.terms.len());
+        for ((scale, _), ready) in self.delta.terms.iter().zip(&self.terms) {
+            let term = match ready {
+                Ready::Plain(factor) => TermRef::Plain(lent(factor)),
+                Ready::Kron(a, b, b_rows) => TermRef::Kron(
+                    a.as_ref().as_ref(),
+                    MatRef::from_row_major_slice(b, *b_rows, b.len() / b_rows),
+                ),
+                Ready::Hadamard(first, second) => TermRef::Hadamard(lent(first), lent(second)),
+            };
+            all.push((*scale, term));
+        }
+        all
     }
 
     /// Calls `use_tile` with every tile of whole rows, row-major, from the top.

@@ -4,6 +4,8 @@
 //! once, and workers write tiles where they belong while these are still in a core's cache: what no layer changes as it
 //! is, byte for byte. What dtype rounding leaves of ΔW is measured for every tensor.
 
+mod tiles;
+
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -14,10 +16,13 @@ use serde::Serialize;
 
 use super::engine::{Run, Work};
 use super::naming::Namer;
+use super::options::Device;
 use super::plan::{Site, Target};
 use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
 use crate::adapter::{Layer, Param, pad_bytes};
+use crate::compute::cuda::Gpu;
+use crate::compute::device::{Work as Amount, pays};
 use crate::compute::round::Rounder;
 use crate::compute::simd::{Wide, wide};
 use crate::delta::Delta;
@@ -30,14 +35,10 @@ use crate::tensor::{Dtype, Real, TensorView};
 
 pub use crate::compute::round::Rounding;
 
+use tiles::{OnCpu, OnGpu, TILE, Tiles, Whole};
+
 /// What layers in work and results that wait may take together, if nothing is said: more would not make it faster.
 const MEMORY: u64 = 256 << 20;
-
-/// Entries whose delta is made, and which are written, at once.
-const TILE: usize = 1 << 16;
-
-/// Entries that are added, rounded and measured at once: what this needs stays in a core's innermost cache.
-const BLOCK: usize = 1 << 11;
 
 /// What baking says about itself.
 #[derive(Clone, Debug, Serialize)]
@@ -52,6 +53,8 @@ pub struct BakeReport {
     pub output: PathBuf,
     /// The output's size.
     pub bytes: u64,
+    /// What made the changed tensors: `cpu`, or a GPU by its number and name.
+    pub device: String,
     /// How numbers were rounded: `nearest`, or `stochastic` with its seed.
     pub rounding: String,
     /// ‖stored − (W + ΔW)‖ / ‖ΔW‖ over the whole file.
@@ -86,6 +89,16 @@ pub struct BakedTensor {
     /// Numbers that the dtype's largest stands for.
     pub saturated: usize,
 }
+
+/// How weights are made.
+struct Baking {
+    rounding: Rounding,
+    /// On the CPU, if there is none.
+    gpu: Option<Gpu>,
+}
+
+/// What the user is told of tensors for which there was no room.
+const SHORT: &str = "the GPU's memory is too small for it, so that the CPU did it";
 
 /// Sums over the entries of a tensor, or a file.
 #[derive(Clone, Copy, Default)]
@@ -250,12 +263,13 @@ impl Merge {
         file.reserve(outlines.iter().map(Outline::byte_len).sum())?;
         let writer = FixedWriter::new(file, path, &outlines, &metadata(base, &recipe))?;
         let (mut total, mut tensors) = (Sums::default(), Vec::new());
+        let baking = Baking { rounding, gpu: self.gpu(&jobs, run.threads())? };
         run.stage("baking");
         run.for_each(
             &jobs,
             |job| match job.parts.len() {
                 0 => job.copy(&writer).map(|()| Sums::default()),
-                _ => context.bake(job, rounding, &writer),
+                _ => context.bake(job, &baking, &writer),
             },
             |job, sums| {
                 if !job.parts.is_empty() {
@@ -277,6 +291,7 @@ impl Merge {
             base: base.path().to_owned(),
             output: path.to_owned(),
             bytes,
+            device: baking.gpu.as_ref().map_or_else(|| Device::Cpu.to_string(), Gpu::name),
             rounding: match rounding {
                 Rounding::Nearest => "nearest".to_owned(),
                 Rounding::Stochastic(seed) => format!("stochastic, seed {seed}"),
@@ -288,6 +303,17 @@ impl Merge {
             tensors,
             warnings: summarise(warnings.into_iter()),
         })
+    }
+
+    /// The GPU that the option says, or that pays.
+    fn gpu(&self, jobs: &[Job<'_>], threads: usize) -> Result<Option<Gpu>> {
+        match self.options.device {
+            Device::Cpu => Ok(None),
+            Device::Cuda(number) => Gpu::open(number, threads).map(Some),
+            // Whatever is wrong with a GPU that nobody asked for, the CPU can do it.
+            Device::Auto if pays(work(jobs), threads) => Ok(Gpu::open(0, threads).ok()),
+            Device::Auto => Ok(None),
+        }
     }
 
     /// The checkpoint's tensors in its order, with what is to be added to them, and what was left out.
@@ -367,9 +393,39 @@ impl Merge {
     }
 }
 
+/// What the jobs are, roughly: a product of rank r has r numbers for every row and column, and takes 2r operations an
+/// entry. For a Kronecker product that is too few, which is on the safe side.
+fn work(jobs: &[Job<'_>]) -> Amount {
+    let mut work = Amount::default();
+    for job in jobs.iter().filter(|job| !job.parts.is_empty()) {
+        work.bytes += job.view.data.len() as f64;
+        for (target, _) in &job.parts {
+            let (rows, cols) = (target.shape.rows as f64, target.shape.cols as f64);
+            let layers = target.sources.iter().flat_map(|source| source.layers());
+            let numbers: f64 = layers.map(|layer| layer.expanded() as f64).sum();
+            work.operations += 2.0 * numbers * rows * cols / (rows + cols);
+        }
+    }
+    work
+}
+
 impl Job<'_> {
     fn outline(&self) -> Outline {
         Outline { name: self.name.to_owned(), dtype: self.view.dtype, shape: self.view.shape.to_vec() }
+    }
+
+    /// Writes its `rows` as they are made, and adds up what became of ΔW.
+    fn write(&self, rows: usize, tiles: &mut dyn Tiles, writer: &FixedWriter<AtomicFile>) -> Result<Sums> {
+        let row = self.view.shape.iter().skip(1).product::<usize>() * self.view.dtype.size();
+        let (mut sums, mut out, mut top) = (Sums::default(), Vec::new(), 0);
+        while top < rows {
+            let range = top..rows.min(top + tiles.height());
+            out.clear();
+            sums.add(tiles.bake(range.clone(), &mut out)?);
+            writer.write_at(self.place, top * row, &out)?;
+            top = range.end;
+        }
+        Ok(sums)
     }
 
     /// Copies the tensor as it is.
@@ -463,10 +519,10 @@ fn metadata(base: &Checkpoint, recipe: &Recipe) -> BTreeMap<String, String> {
 }
 
 impl Context<'_> {
-    fn bake(&self, job: &Job<'_>, rounding: Rounding, writer: &FixedWriter<AtomicFile>) -> Result<Sums> {
+    fn bake(&self, job: &Job<'_>, baking: &Baking, writer: &FixedWriter<AtomicFile>) -> Result<Sums> {
         match job.view.dtype {
-            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, rounding, writer),
-            _ => self.bake_in::<f32>(job, rounding, writer),
+            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, baking, writer),
+            _ => self.bake_in::<f32>(job, baking, writer),
         }
     }
 
@@ -474,47 +530,35 @@ impl Context<'_> {
     fn bake_in<T: Real>(
         &self,
         job: &Job<'_>,
-        rounding: Rounding,
+        baking: &Baking,
         writer: &FixedWriter<AtomicFile>,
     ) -> Result<Sums> {
+        let rounding = baking.rounding;
         let merged = job.parts.iter().map(|(target, _)| Ok(self.merged::<T>(target)?.delta));
         let deltas: Vec<Delta<T>> = merged.collect::<Result<_>>()?;
         if deltas.iter().any(|delta| Joint::new(delta).cancels()) {
-            return self.bake_in::<f64>(job, rounding, writer);
+            return self.bake_in::<f64>(job, baking, writer);
         }
         deltas.iter().try_for_each(Delta::check_formable)?;
         let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
-        let cols: usize = job.view.shape.iter().skip(1).product();
-        let count = job.view.shape.first().copied().unwrap_or(1);
-        let height = (TILE / cols.max(1)).clamp(1, count.max(1));
-        let mut rounding = Rounded::new(job, rounding);
-        let (mut weight, mut delta, mut out) = (Vec::new(), Vec::new(), Vec::new());
-        let mut sums = Sums::default();
-        for top in (0..count).step_by(height) {
-            let bottom = count.min(top + height);
-            let first = top * cols;
-            delta.clear();
-            delta.resize((bottom - top) * cols, T::from_f64(0.0));
-            for (rows, (_, windows)) in rows.iter().zip(&job.parts) {
-                for window in windows {
-                    let (from, to) = (top.max(window.tensor), bottom.min(window.tensor + window.len));
-                    if from < to {
-                        let start = window.delta + from - window.tensor;
-                        rows.add(
-                            start..start + to - from,
-                            &mut delta[(from - top) * cols..(to - top) * cols],
-                        );
-                    }
+        let whole = Whole { job, deltas: &rows, rounding };
+        let gpu = baking.gpu.as_ref().filter(|gpu| gpu.bakes::<T>(job.view.dtype));
+        let sums = match gpu {
+            None => job.write(whole.rows(), &mut OnCpu::new(whole), writer),
+            Some(gpu) => match OnGpu::new(whole, gpu)? {
+                None => {
+                    self.notices.add(SHORT, job.name);
+                    job.write(whole.rows(), &mut OnCpu::new(whole), writer)
                 }
-            }
-            // A whole tile at once: the processor reads ahead only in what it meets line by line.
-            job.view.read_into(first..first + delta.len(), &mut weight);
-            out.clear();
-            for (i, (weight, delta)) in weight.chunks(BLOCK).zip(delta.chunks(BLOCK)).enumerate() {
-                sums.add(rounding.append(weight, delta, first + i * BLOCK, &mut out)?);
-            }
-            writer.write_at(job.place, first * job.view.dtype.size(), &out)?;
-        }
+                Some(mut tiles) => {
+                    let sums = job.write(whole.rows(), &mut tiles, writer);
+                    if tiles.short {
+                        self.notices.add(SHORT, job.name);
+                    }
+                    sums
+                }
+            },
+        }?;
         job.file.used(job.view.data.len());
         Ok(sums)
     }

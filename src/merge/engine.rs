@@ -61,6 +61,11 @@ impl<'w> Run<'w> {
         })
     }
 
+    /// How many workers there are.
+    pub(super) fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
     /// Names the pass, for progress.
     pub(super) fn stage(&mut self, stage: &'static str) {
         self.stage = stage;

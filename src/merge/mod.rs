@@ -52,7 +52,7 @@ pub use blocks::BlockWeights;
 pub use compare::Comparison;
 pub use deltas::MergedDelta;
 pub use forecast::{Alternative, Forecast};
-pub use options::{MatchNorm, Options, Quality, Space};
+pub use options::{Device, MatchNorm, Options, Quality, Space};
 pub use trade::Plan;
 
 use naming::Namer;
@@ -380,6 +380,7 @@ impl Merge {
             writer.push(&name, dtype, &shape, &data)?;
         }
         body.warnings.extend(context.notices.warnings());
+        body.warnings.extend(context.options.on_the_cpu());
         body.warnings.extend(scale_warning(&scaled));
         body.warnings.extend(flat_warning(&flat));
         Ok(body)

@@ -1,9 +1,12 @@
 //! The options of a merge, and the one table that the command, the C ABI and the documentation take them from.
 
+use crate::compute::cuda;
 use crate::error::{Error, Result};
 use crate::fit::{Bound, FitOptions, Format, RankRule, budget};
 use crate::model::Naming;
 use crate::tensor::Dtype;
+
+pub use crate::compute::device::Device;
 
 use super::strategy::{self, Given};
 
@@ -114,6 +117,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Bytes that working sets may take together; none: a quarter of the machine's.
     pub memory: Option<u64>,
+    /// Where entries are made.
+    pub device: Device,
 }
 
 impl Default for Options {
@@ -139,6 +144,7 @@ impl Default for Options {
             skip_unknown: false,
             threads: None,
             memory: None,
+            device: Device::Cpu,
         }
     }
 }
@@ -165,7 +171,7 @@ pub const KEEP: &str = "keep";
 const MOST_THREADS: usize = 1024;
 
 /// Every option.
-pub static ALL: [Row; 20] = [
+pub static ALL: [Row; 21] = [
     Row {
         name: "strategy",
         value: Some("NAME"),
@@ -357,6 +363,15 @@ pub static ALL: [Row; 20] = [
         choices: &[],
         set: |o, v| size(v).map(|x| o.memory = Some(x)),
     },
+    Row {
+        name: "device",
+        value: Some("DEVICE"),
+        default: "cpu",
+        choices: &[],
+        help: "Where bake makes the changed weights: cpu, cuda or cuda:N (an NVIDIA GPU, an error without one), or auto (a \
+               GPU where one is likely to be faster). All else is done by the CPU",
+        set: |o, v| v.parse().map(|x| o.device = x),
+    },
 ];
 
 impl Options {
@@ -427,11 +442,20 @@ impl Options {
         }
     }
 
-    /// Refuses combinations that contradict each other.
+    /// What the user is to know of work that no GPU does yet, where one was asked for.
+    pub(super) fn on_the_cpu(&self) -> Option<String> {
+        let asked = matches!(self.device, Device::Cuda(_));
+        asked.then(|| format!("device {}: only bake uses a GPU so far; the CPU did this", self.device))
+    }
+
+    /// Refuses combinations that contradict each other, and a GPU that isn't there.
     ///
     /// # Errors
     /// Says which two options can't be used together, and what the strategy's parameters are.
     pub fn check(&self) -> Result<()> {
+        if let Device::Cuda(number) = self.device {
+            cuda::check(number)?;
+        }
         strategy::Settings::new(strategy::by_name(&self.strategy)?, &self.settings)?;
         let clash = |a: &str, b: &str, why: &str| {
             Err(Error::option(format!("{a} and {b} can't be used together: {why}")))
