@@ -12,6 +12,7 @@ use super::strategy::{Entrywise, Rule, Sheets, Spectral};
 use crate::adapter::{Dims, Param};
 use crate::compute::linalg::set_rows;
 use crate::compute::round::seed_of;
+use crate::compute::simd::wide;
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Term};
 use crate::error::{Error, Result};
@@ -104,7 +105,7 @@ fn collect<T: Real>(models: &dyn Sheets, weights: &[f64], rule: &dyn Entrywise, 
     let mut cast = Vec::new();
     rule.merge(models, weights, seed, &mut |range, tile| {
         cast.clear();
-        cast.extend(tile.iter().map(|x| T::from_f64(*x)));
+        wide(|| cast.extend(tile.iter().map(|x| T::from_f64(*x))));
         set_rows(&mut merged, range, &cast);
     })?;
     Ok(merged)
@@ -132,7 +133,7 @@ impl<T: Real> Sheets for Streamed<'_, T> {
         made.clear();
         made.resize(tile.len(), T::from_f64(0.0));
         self.rows[model].add(rows, &mut made);
-        tile.iter_mut().zip(&*made).for_each(|(to, from)| *to = from.to_f64());
+        wide(|| tile.iter_mut().zip(&*made).for_each(|(to, from)| *to = from.to_f64()));
     }
 }
 

@@ -461,7 +461,8 @@ impl Gpu {
         add: bool,
         to: u64,
     ) -> std::result::Result<(), DriverError> {
-        let kernel = &self.materialise[usize::from(is_wide::<T>()) + 2 * usize::from(piece.terms.has_hadamard())];
+        let kernel =
+            &self.materialise[usize::from(is_wide::<T>()) + 2 * usize::from(piece.terms.has_hadamard())];
         let (table, terms) = (piece.terms.table(), piece.terms.count());
         let (top, add) = (piece.from as u64, u32::from(add));
         // The rows that a block makes.

@@ -2,6 +2,7 @@
 
 use super::sparsify::Masks;
 use super::tiles::{Tiles, zero};
+use crate::compute::simd::wide;
 use std::ops::Range;
 
 /// How the sign of an entry is elected; 0 elects plus.
@@ -58,7 +59,7 @@ impl Consensus {
         tiles.for_each(|rows, models| {
             masks.apply(rows.start, models);
             zero([&mut sums, &mut elected, &mut divisors], models[0].len());
-            match self.elect {
+            wide(|| match self.elect {
                 None => {
                     for (tile, c) in models.iter().zip(&coefficients) {
                         sums.iter_mut().zip(tile).for_each(|(sum, x)| *sum += c * x);
@@ -96,13 +97,14 @@ impl Consensus {
                         }
                     }
                 }
-            }
+            });
             take(rows, &sums);
         });
     }
 }
 
 /// −1, 0 or 1.
+#[inline(always)]
 pub(super) fn sign(x: f64) -> f64 {
     f64::from(i8::from(x > 0.0) - i8::from(x < 0.0))
 }

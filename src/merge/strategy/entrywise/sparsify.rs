@@ -4,6 +4,7 @@
 use super::cut::{Cut, cuts};
 use super::tiles::Tiles;
 use crate::compute::round::{scrambled, uniform};
+use crate::compute::simd::wide;
 
 /// Which entries are kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -222,11 +223,13 @@ impl Edge {
     pub(super) fn drop_below(&mut self, tile: &mut [f64]) {
         let least = self.least;
         let mut equal = 0_u64;
-        for x in tile.iter_mut() {
-            let size = x.abs();
-            equal += u64::from(size == least);
-            *x = if size < least { 0.0 } else { *x };
-        }
+        wide(|| {
+            for x in tile.iter_mut() {
+                let size = x.abs();
+                equal += u64::from(size == least);
+                *x = if size < least { 0.0 } else { *x };
+            }
+        });
         if equal > self.equals {
             let mut left = self.equals;
             for x in tile.iter_mut().filter(|x| x.abs() == least) {
