@@ -78,6 +78,21 @@ __device__ inline void each(u64 count, Whole whole, Single single) {
     }
 }
 
+// Calls with every number, 16 bytes of them loaded at once.
+template <class T, class One> __device__ inline void each_number(const T* x, u64 count, One one) {
+    each<PER<T>>(
+        count,
+        [&](u64 first) {
+            T some[PER<T>];
+            load(x + first, some);
+#pragma unroll
+            for (int i = 0; i < PER<T>; i++) {
+                one(some[i]);
+            }
+        },
+        [&](u64 i) { one(x[i]); });
+}
+
 // x of all threads of the block, joined in one order: lanes by halves, then warps by halves. Thread 0 gets the result.
 template <class T, class Join> __device__ inline T join_block(T x, Join join) {
     __shared__ T of_warp[THREADS / 32];

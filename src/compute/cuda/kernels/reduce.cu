@@ -35,17 +35,7 @@ __device__ inline void write_joined(const Stats& own, Stats* out) {
 
 template <class T> __device__ inline void stats(const T* x, u64 count, Stats* partial) {
     Stats own = nothing();
-    each<PER<T>>(
-        count,
-        [&](u64 first) {
-            T some[PER<T>];
-            load(x + first, some);
-#pragma unroll
-            for (int i = 0; i < PER<T>; i++) {
-                count_in(own, some[i]);
-            }
-        },
-        [&](u64 i) { count_in(own, x[i]); });
+    each_number(x, count, [&](T number) { count_in(own, number); });
     write_joined(own, partial + blockIdx.x);
 }
 
@@ -71,21 +61,10 @@ template <class T> __device__ inline void dot(const T* x, const T* y, u64 count,
 
 template <class T> __device__ inline void centred(const T* x, u64 count, double mean, double* partial) {
     double own = 0.0;
-    each<PER<T>>(
-        count,
-        [&](u64 first) {
-            T some[PER<T>];
-            load(x + first, some);
-#pragma unroll
-            for (int i = 0; i < PER<T>; i++) {
-                const double away = double(some[i]) - mean;
-                own += away * away;
-            }
-        },
-        [&](u64 i) {
-            const double away = double(x[i]) - mean;
-            own += away * away;
-        });
+    each_number(x, count, [&](T number) {
+        const double away = double(number) - mean;
+        own += away * away;
+    });
     own = join_block(own, Add());
     if (threadIdx.x == 0) {
         partial[blockIdx.x] = own;

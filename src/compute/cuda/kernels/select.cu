@@ -24,24 +24,13 @@ template <class T> __device__ inline void digits(const T* x, u64 count, u64 pref
     }
     __syncthreads();
     const u32 width = open < DIGIT ? open : DIGIT, rest = open - width;
-    auto one = [&](T number) {
+    each_number(x, count, [&](T number) {
         const u64 bits = key(number);
         // Nothing is known at first; the sign's bit is always clear.
         if (open >= 8 * sizeof(T) - 1 || bits >> open == prefix) {
             atomicAdd(&own[bits >> rest & (DIGITS - 1) & ((1u << width) - 1)], 1u);
         }
-    };
-    each<PER<T>>(
-        count,
-        [&](u64 first) {
-            T some[PER<T>];
-            load(x + first, some);
-#pragma unroll
-            for (int i = 0; i < PER<T>; i++) {
-                one(some[i]);
-            }
-        },
-        [&](u64 i) { one(x[i]); });
+    });
     __syncthreads();
     for (u32 i = threadIdx.x; i < DIGITS; i += THREADS) {
         if (own[i]) {
