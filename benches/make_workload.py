@@ -236,7 +236,8 @@ def write_file(path: Path, metadata: dict[str, str], shapes: Shapes, arrays: Ite
 
 
 def write_adapter(path: Path, architecture: str, algorithm: str, settings: Settings, seed: int) -> None:
-    layers = trained(read_layers(architecture), algorithm, architecture)
+    # Trained files come from safetensors' own writer, which sorts names.
+    layers = sorted(trained(read_layers(architecture), algorithm, architecture), key=lambda layer: layer.name)
     planned = [(layer, family_of(algorithm, layer)) for layer in layers]
     plan = [(layer, family, family.shapes(layer, settings)) for layer, family in planned]
 

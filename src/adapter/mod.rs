@@ -233,6 +233,8 @@ impl Adapter {
             return Err(error.clone());
         }
         warnings.extend(unknown.iter().map(|error| format!("left out: {error}")));
+        // Single numbers of every layer were looked at.
+        file.used([file.bytes()]);
         Ok(Self { file, base, configs, layers, passengers, unknown, warnings })
     }
 
@@ -303,7 +305,7 @@ impl Adapter {
     /// As [`delta`](Self::delta).
     pub fn delta_at<T: Real>(&self, strength: f64, id: &LayerId, layer: &Layer) -> Result<Delta<T>> {
         let members = self.members(layer);
-        let stored = members.iter().map(|(_, view)| view.data.len()).sum();
+        let stored: Vec<&[u8]> = members.iter().map(|(_, view)| view.data).collect();
         let delta = base::find(self.base.as_deref(), id, layer.reshape.as_deref())
             .map(|base| members.of(&id.module, base).with(self.configs.given(&id.module)).at(strength))
             .and_then(|members| layer.family.effect(&members, layer));

@@ -130,10 +130,9 @@ impl Container {
         self.source.sha256(stop)
     }
 
-    /// Says that so many bytes of the file were read and aren't needed for now, so that memory doesn't grow with the
-    /// files.
-    pub(crate) fn used(&self, bytes: usize) {
-        self.source.used(bytes);
+    /// Says that these bytes of the file aren't needed for now, so that memory doesn't grow with the files.
+    pub(crate) fn used<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) {
+        self.source.used(parts);
     }
 
     /// The free-form metadata; PyTorch files have none.

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
@@ -12,15 +13,21 @@ use sha2::{Digest, Sha256};
 use super::metadata::hex;
 use crate::error::{Error, ErrorKind, Result};
 
-/// After how many bytes read the pages of a map are given back.
-const FORGET: usize = 1 << 20;
+/// Bytes that are read at once where all are.
+const BLOCK: usize = 1 << 20;
+
+/// Systems that bring a page of a file in bring what they have of so many bytes around it.
+const NEIGHBOURHOOD: usize = 1 << 16;
+
+/// Bytes of a map whose pages wait until they are given back together, which is cheaper.
+const WAITING: usize = 1 << 18;
 
 /// A file's name and bytes.
 pub(super) struct Source {
     path: PathBuf,
     bytes: Bytes,
-    /// Bytes that were read so far.
-    used: AtomicUsize,
+    /// Parts of the map that aren't needed for now.
+    waiting: Mutex<Vec<Range<usize>>>,
 }
 
 /// Where the bytes live.
@@ -56,12 +63,12 @@ impl Source {
         }
         let file = File::open(path).map_err(to_error)?;
         let bytes = Bytes::Mapped(map(&file).map_err(to_error)?, file);
-        Ok(Self { path: path.to_owned(), bytes, used: AtomicUsize::new(0) })
+        Ok(Self { path: path.to_owned(), bytes, waiting: Mutex::default() })
     }
 
     /// Bytes in memory, under a name for messages.
     pub(super) fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Self {
-        Self { path, bytes: Bytes::Owned(bytes), used: AtomicUsize::new(0) }
+        Self { path, bytes: Bytes::Owned(bytes), waiting: Mutex::default() }
     }
 
     /// Where the file is, or the name that was given with its bytes.
@@ -92,9 +99,9 @@ impl Source {
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         // Reading a mapped file costs less than the faults of its pages, and leaves none of them behind.
-        let mut block = vec![0; FORGET.min(part.len())];
-        for start in part.clone().step_by(FORGET) {
-            let mapped = &self.bytes[start..part.end.min(start + FORGET)];
+        let mut block = vec![0; BLOCK.min(part.len())];
+        for start in part.clone().step_by(BLOCK) {
+            let mapped = &self.bytes[start..part.end.min(start + BLOCK)];
             let block = &mut block[..mapped.len()];
             match &self.bytes {
                 Bytes::Mapped(_, file) if read_at(file, block, start).is_ok() => take(block)?,
@@ -104,15 +111,28 @@ impl Source {
         Ok(())
     }
 
-    /// Says that so many bytes of the file were read and aren't needed for now. Every mebibyte of them the pages of
-    /// the map are given back, so that memory doesn't grow with the files; what is read again comes from the
-    /// system's cache.
-    pub(super) fn used(&self, bytes: usize) {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if let Bytes::Mapped(map, _) = &self.bytes
-            && before / FORGET != before.wrapping_add(bytes) / FORGET
-        {
-            forget(map);
+    /// Says that these bytes aren't needed for now. The pages of the map from the first to the last of them are given
+    /// back, a few at a time, so that memory hardly grows with the files or their number; what is read again comes from
+    /// the system's cache.
+    pub(super) fn used<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) {
+        let Bytes::Mapped(map, _) = &self.bytes else { return };
+        let (begin, end) = (map.as_ptr().addr(), map.as_ptr().addr() + map.len());
+        let addresses = parts.into_iter().map(|part| part.as_ptr().addr()..part.as_ptr().addr() + part.len());
+        // What was unpacked isn't in the map.
+        let inside = addresses.filter(|part| begin <= part.start && part.end <= end);
+        let Some(all) = inside.reduce(|x, y| x.start.min(y.start)..x.end.max(y.end)) else { return };
+        let first = (all.start / NEIGHBOURHOOD * NEIGHBOURHOOD).max(begin) - begin;
+        let last = all.end.next_multiple_of(NEIGHBOURHOOD).min(end) - begin;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.last_mut() {
+            // Layers mostly follow one another.
+            Some(part) if first <= part.end && part.start <= last => {
+                *part = part.start.min(first)..part.end.max(last);
+            }
+            _ => waiting.push(first..last),
+        }
+        if waiting.iter().map(Range::len).sum::<usize>() >= WAITING {
+            waiting.drain(..).for_each(|part| forget(map, part));
         }
     }
 }
@@ -138,15 +158,15 @@ fn read_at(_: &File, _: &mut [u8], _: usize) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Gives back the pages of a map.
+/// Gives back the pages of a part of a map.
 #[cfg(unix)]
 #[allow(unsafe_code)]
-fn forget(map: &Mmap) {
+fn forget(map: &Mmap, part: Range<usize>) {
     // SAFETY: the map is shared with the file and read-only, so its pages hold nothing but what the file has, and
     // reading them again brings the same bytes. A refusal costs memory and nothing else.
-    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, part.len()) };
 }
 
 /// Other systems take pages back by themselves when memory is short.
 #[cfg(not(unix))]
-fn forget(_: &Mmap) {}
+fn forget(_: &Mmap, _: Range<usize>) {}

@@ -559,7 +559,7 @@ impl Context<'_> {
                 }
             },
         }?;
-        job.file.used(job.view.data.len());
+        job.file.used([job.view.data]);
         Ok(sums)
     }
 }

@@ -443,7 +443,7 @@ impl<'a> Stacked<'a> {
         let alike = (a.view.dtype, a.swapped, x) == (b.view.dtype, b.swapped, y);
         let same = alike && bytes(a) == bytes(b);
         if same {
-            [a, b].iter().for_each(|part| part.file.used(bytes(part).map_or(0, <[u8]>::len)));
+            [a, b].iter().for_each(|part| part.file.used(bytes(part)));
         }
         same
     }

@@ -243,8 +243,10 @@ impl<'a> Parameter<'a> {
         let mut read = |from: usize, to: usize| {
             let first = self.rows.start + from;
             let mut numbers: Vec<T> = Vec::new();
-            self.view.read_into(first * cols..(self.rows.start + to) * cols, &mut numbers);
-            self.file.used(numbers.len() * self.view.dtype.size());
+            let part = first * cols..(self.rows.start + to) * cols;
+            self.view.read_into(part.clone(), &mut numbers);
+            let size = self.view.dtype.size();
+            self.file.used([&self.view.data[part.start * size..part.end * size]]);
             let factor = T::from_f64(scale);
             out.extend(numbers.iter().map(|x| if scale == 1.0 { *x } else { *x * factor }));
         };

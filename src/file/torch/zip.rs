@@ -132,7 +132,7 @@ impl<'f> Archive<'f> {
             // Reads it only to compare its checksum.
             if !unchecked {
                 io::copy(&mut record, &mut io::sink()).map_err(|error| broken(&name, &error.into()))?;
-                self.source.used(place.len());
+                self.source.used(self.source.bytes().get(place.clone()));
             }
             return Ok(Data::InFile(place));
         }
