@@ -8,7 +8,7 @@ use faer::{Mat, MatMut, MatRef};
 
 use super::{Delta, Factor, Term};
 use crate::compute::cuda::{FactorRef, TermRef};
-use crate::compute::linalg::{add_product, row_major};
+use crate::compute::linalg::{add_product, row_major, set_rows};
 use crate::compute::simd::wide;
 use crate::tensor::Real;
 
@@ -114,10 +114,14 @@ impl<'a, T: Real> Rows<'a, T> {
 fn add_rows<T: Real>(mut out: MatMut<'_, T>, scale: T, factor: &Factor<T>, range: Range<usize>) {
     match factor {
         Factor::Full(matrix) => {
+            /// Columns that are read side by side, since neither order is the other's.
+            const SIDE: usize = 16;
             let rows: MatRef<'_, T> = matrix.get(range, ..);
-            for j in 0..rows.ncols() {
+            for left in (0..rows.ncols()).step_by(SIDE) {
                 for i in 0..rows.nrows() {
-                    out[(i, j)] += scale * rows[(i, j)];
+                    for j in left..rows.ncols().min(left + SIDE) {
+                        out[(i, j)] += scale * rows[(i, j)];
+                    }
                 }
             }
         }
@@ -153,9 +157,9 @@ impl<T: Real> Delta<T> {
         let mut out = Mat::zeros(self.rows, self.cols);
         let mut at = 0;
         Rows::new(self).for_each_tile(|tile| {
-            let tile = MatRef::from_row_major_slice(tile, tile.len() / self.cols, self.cols);
-            out.get_mut(at..at + tile.nrows(), ..).copy_from(tile);
-            at += tile.nrows();
+            let height = tile.len() / self.cols;
+            set_rows(&mut out, at..at + height, tile);
+            at += height;
         });
         out
     }

@@ -191,6 +191,11 @@ impl<T: Real> Term<T> {
         }
     }
 
+    /// Whether it is a matrix of entries.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self, Self::Plain(Factor::Full(_)))
+    }
+
     /// The numbers that it holds.
     pub fn numbers(&self) -> usize {
         match self {
@@ -306,12 +311,22 @@ impl<T: Real> Delta<T> {
         self.terms.iter().map(|(_, term)| term.numbers()).sum()
     }
 
-    /// Whether the terms are so many that their entries are the smaller thing to keep and to work on.
+    /// Whether the terms are so many that their entries are the smaller thing to keep and to work on. A whole matrix takes
+    /// some more before it is formed again.
     pub(crate) fn is_crowded(&self) -> bool {
         /// Pairs of terms are looked at one by one; so many are no work yet.
-        const FEW: usize = 64;
-        self.terms.len() > 1 && self.numbers() > self.rows * self.cols
-            || self.terms.len() > FEW && self.is_dense()
+        const FEW: usize = 256;
+        let (whole, rest): (Vec<_>, Vec<_>) =
+            self.terms.iter().map(|(_, term)| term).partition(|term| term.is_whole());
+        let numbers: usize = rest.iter().map(|term| term.numbers()).sum();
+        whole.len() > 1
+            || self.terms.len() > 1 && numbers > self.rows * self.cols
+            || rest.len() > FEW && self.is_dense()
+    }
+
+    /// Whether there is a whole matrix that could hold the other terms, too.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.terms.len() > 1 && self.terms.iter().any(|(_, term)| term.is_whole())
     }
 
     /// Puts the entries of ΔW in the place of the terms.
@@ -343,5 +358,36 @@ impl<T: Real> Delta<T> {
     /// Whether one product of two factors is no smaller than the matrix: K ≥ mn/(m+n).
     pub(crate) fn is_dense(&self) -> bool {
         self.lifted_rank() * (self.rows + self.cols) >= self.rows * self.cols
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::linalg::centred_uniform;
+
+    #[test]
+    fn very_many_terms_become_entries_now_and_then_and_stay_the_same_sum() {
+        const TERMS: usize = 1000;
+        let mut state = 11;
+        let mut random = |rows, cols| Mat::from_fn(rows, cols, |_, _| centred_uniform(&mut state));
+        let mut delta = Delta::<f64>::zero(48, 60);
+        let (mut truth, mut formed) = (Mat::zeros(48, 60), 0);
+        for _ in 0..TERMS {
+            let (a, b) = (random(4, 4), Factor::Product { left: random(12, 1), right: random(1, 15) });
+            let term = Term::Kron(Kron { a: Factor::Full(a), b });
+            truth += Delta::of(0.5, term.clone()).to_full();
+            delta.add_scaled(0.5, &Delta::of(1.0, term));
+            if delta.is_crowded() {
+                delta.condense().unwrap();
+                formed += 1;
+            }
+        }
+        assert!((1..=TERMS / 60).contains(&formed), "{formed} times");
+        assert!(delta.is_mixed());
+        delta.condense().unwrap();
+        assert!(!delta.is_mixed() && !delta.is_crowded() && delta.terms().len() == 1);
+        let wrong = (delta.to_full() - &truth).norm_l2() / truth.norm_l2();
+        assert!(wrong < 1e-13, "{wrong}");
     }
 }

@@ -16,8 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// Bytes that are read at once where all are.
 const BLOCK: usize = 1 << 20;
 
-/// Systems that bring a page of a file in bring what they have of so many bytes around it.
+/// Systems that bring a page of a file in bring what they have of so many bytes around it,
 const NEIGHBOURHOOD: usize = 1 << 16;
+
+/// and some of them (Linux from 6.18) up to so many, where they hold the file in large pages.
+const LARGE_PAGE: usize = 1 << 21;
 
 /// Bytes of a map whose pages wait until they are given back together, which is cheaper.
 const WAITING: usize = 1 << 18;
@@ -121,18 +124,24 @@ impl Source {
         // What was unpacked isn't in the map.
         let inside = addresses.filter(|part| begin <= part.start && part.end <= end);
         let Some(all) = inside.reduce(|x, y| x.start.min(y.start)..x.end.max(y.end)) else { return };
-        let first = (all.start / NEIGHBOURHOOD * NEIGHBOURHOOD).max(begin) - begin;
-        let last = all.end.next_multiple_of(NEIGHBOURHOOD).min(end) - begin;
+        // Whole blocks of so many bytes, by address.
+        let blocks = |part: Range<usize>, size: usize| {
+            (part.start / size * size).max(begin)..part.end.next_multiple_of(size).min(end)
+        };
+        let all = blocks(all, NEIGHBOURHOOD);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match waiting.last_mut() {
             // Layers mostly follow one another.
-            Some(part) if first <= part.end && part.start <= last => {
-                *part = part.start.min(first)..part.end.max(last);
+            Some(part) if all.start <= part.end && part.start <= all.end => {
+                *part = part.start.min(all.start)..part.end.max(all.end);
             }
-            _ => waiting.push(first..last),
+            _ => waiting.push(all),
         }
         if waiting.iter().map(Range::len).sum::<usize>() >= WAITING {
-            waiting.drain(..).for_each(|part| forget(map, part));
+            for part in waiting.drain(..) {
+                let part = blocks(part, LARGE_PAGE);
+                forget(map, part.start - begin..part.end - begin);
+            }
         }
     }
 }

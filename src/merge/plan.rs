@@ -279,6 +279,10 @@ impl Target<'_> {
                 delta.condense()?;
             }
         }
+        if delta.is_mixed() {
+            inherited = inherited.or_else(|| Some(Inherited::of(&delta).summed()));
+            delta.condense()?;
+        }
         let scaled = scale_to_peak(&mut delta, &mut coefficients, strategy)?;
         Ok(Merged { delta, inherited, coefficients, scaled, space: None, matched: None })
     }

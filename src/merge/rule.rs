@@ -42,7 +42,7 @@ impl Context<'_> {
         };
         let inherited = Inherited::of(&sum(&deltas, &weights));
         // The joint spaces' factors have the ranks of all inputs; what is in them may be smaller. Entries are what they are.
-        let is_whole = delta.terms().iter().all(|(_, term)| matches!(**term, Term::Plain(Factor::Full(_))));
+        let is_whole = delta.terms().iter().all(|(_, term)| term.is_whole());
         let inherited = Some(if is_whole { inherited } else { inherited.summed() });
         Ok(Merged { delta, inherited, coefficients: weights, scaled: 1.0, space, matched: None })
     }
