@@ -124,11 +124,11 @@ impl Source {
         // What was unpacked isn't in the map.
         let inside = addresses.filter(|part| begin <= part.start && part.end <= end);
         let Some(all) = inside.reduce(|x, y| x.start.min(y.start)..x.end.max(y.end)) else { return };
-        // Whole blocks of so many bytes, by address.
-        let blocks = |part: Range<usize>, size: usize| {
-            (part.start / size * size).max(begin)..part.end.next_multiple_of(size).min(end)
-        };
+        // Neighbourhoods begin at addresses, large pages at places in the file.
+        let blocks =
+            |part: Range<usize>, size: usize| part.start / size * size..part.end.next_multiple_of(size);
         let all = blocks(all, NEIGHBOURHOOD);
+        let all = all.start.max(begin) - begin..all.end.min(end) - begin;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match waiting.last_mut() {
             // Layers mostly follow one another.
@@ -140,7 +140,7 @@ impl Source {
         if waiting.iter().map(Range::len).sum::<usize>() >= WAITING {
             for part in waiting.drain(..) {
                 let part = blocks(part, LARGE_PAGE);
-                forget(map, part.start - begin..part.end - begin);
+                forget(map, part.start..part.end.min(map.len()));
             }
         }
     }
