@@ -32,6 +32,9 @@ namespace reduce_cu {
 namespace select_cu {
 #include "select.cu"
 }
+namespace elect_cu {
+#include "elect.cu"
+}
 
 namespace {
 
@@ -235,6 +238,21 @@ int main() {
             [&] { equals_f32<<<runs, THREADS>>>(x, count, 0x3f800000, of_run); });
         row("cut", 8.0 * count, 0,
             [&] { cut_f32<<<runs, THREADS>>>(x, count, 0x3f800000, 1, before, y); });
+        row("kept at random", 8.0 * count, 0, [&] { sample_f32<<<2048, THREADS>>>(y, count, 7, 1.0); });
+    }
+    {
+        using namespace elect_cu;
+        const u32 models = 3;
+        const std::size_t each = count / 4;
+        const Voter* voters = uploaded(std::vector<Voter>(models, {0.5, 0.5, 1}));
+        auto elected = [&](const char* name, u32 elect) {
+            row(name, 4.0 * (models + 1) * each, 0, [&] {
+                elect_f32<<<blocks(each, THREADS * 4, 2048), THREADS>>>(x, each, models, each, voters,
+                                                                        Ballot{1, elect, elect}, y);
+            });
+        };
+        elected("weighted sum of 3 models", NOBODY);
+        elected("elected sum of 3 models", 1);
     }
     {
         using namespace gram_cu;

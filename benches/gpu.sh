@@ -11,7 +11,7 @@ mkdir -p "$folder"
 compile="nvcc -O3 -std=c++17 --fmad=false -gencode arch=compute_75,code=compute_75 -I src/compute/cuda/kernels"
 # Of what these warn, one is how the checks get memory, and the other isn't so.
 compile="$compile -diag-suppress 20011,3357"
-checks="materialise gram reduce cast select bake"
+checks="materialise gram reduce cast select elect bake"
 
 waiting=
 for name in $checks; do

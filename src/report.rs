@@ -20,6 +20,8 @@ pub struct Report {
     pub output: Option<PathBuf>,
     /// The output's size.
     pub bytes: u64,
+    /// What merged the entries: `cpu`, or a GPU by its number and name.
+    pub device: String,
     /// ‖stored − true‖ / ‖true‖ over the whole file.
     pub error: f64,
     /// The part of the error that no scaling of the layers could mend.

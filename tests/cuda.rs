@@ -89,6 +89,11 @@ fn the_largest_numbers_are_those_of_a_sort() {
 }
 
 #[test]
+fn entries_are_elected_and_added_up_as_the_formula_says() {
+    is_right("elect");
+}
+
+#[test]
 fn baked_weights_are_the_nearest_numbers_and_measured() {
     is_right("bake");
 }
@@ -141,7 +146,7 @@ fn emulated() -> &'static Path {
     FOLDER
         .get_or_init(|| {
             let folder = TempDir::new().unwrap();
-            let rows = ["materialise", "bake"].map(|module| {
+            let rows = ["materialise", "bake", "select", "reduce", "elect"].map(|module| {
                 let ptx = fs::read_to_string(kernels().join(format!("{module}.ptx"))).unwrap();
                 let names = ptx
                     .split(".entry ")
@@ -152,10 +157,17 @@ fn emulated() -> &'static Path {
             fs::write(folder.path().join("table.inc"), rows.concat()).unwrap();
             let include = format!("-I{}", folder.path().display());
             let options = ["-O2", "-shared", "-fPIC", &include];
-            compile(&kernels(), &options, &["shim.cpp", "driver.cpp"], &folder.path().join("libcuda.so.1"));
+            compile(&kernels(), &options, &["shim.cpp", "driver.cpp"], &library(folder.path()));
             folder
         })
         .path()
+}
+
+/// Where a libcuda is found before the machine's own: under either of its names.
+fn library(folder: &Path) -> PathBuf {
+    let library = folder.join("libcuda.so");
+    std::os::unix::fs::symlink(&library, folder.join("libcuda.so.1")).unwrap();
+    library
 }
 
 /// What the command does where the driver is the one in `folder`, or the machine's own.
@@ -213,7 +225,7 @@ fn a_library_that_is_no_driver_is_told_from_one() {
     let folder = TempDir::new().unwrap();
     let source = folder.path().join("nothing.c");
     fs::write(&source, "int nothing;").unwrap();
-    let library = folder.path().join("libcuda.so.1");
+    let library = library(folder.path());
     quietly(Command::new("g++").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source));
     is_refused(Some(folder.path()), &[], "cuda", 1, "it has no cuInit");
 }
@@ -353,6 +365,133 @@ fn a_gpu_without_room_leaves_the_work_to_the_cpu_and_says_so() {
     }
 }
 
+/// Trained adapters with a few of their layers: matrices, a convolution and vectors, as low rank, Kronecker and Hadamard
+/// products and as they are.
+fn small_adapters(folder: &Path) -> Vec<String> {
+    const LAYERS: [&str; 4] = [
+        "conv_in.",
+        "conv_norm_out.",
+        "down_blocks_0_downsamplers_0_conv.",
+        "mid_block_attentions_0_transformer_blocks_0_attn1_to_k.",
+    ];
+    let small = |name: &str| {
+        let whole = open(real(&format!("adapters/{name}.safetensors")));
+        let path = folder.join(name);
+        let file = fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        let mut writer = Writer::new(file, path.clone(), 0).unwrap();
+        for name in whole.names().filter(|name| LAYERS.iter().any(|layer| name.contains(layer))) {
+            let view = whole.get(name).unwrap();
+            writer.push(name, view.dtype, view.shape, view.data).unwrap();
+        }
+        writer.finish(Default::default()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    ["italic.lora", "dots.lokr4", "invert.loha", "italic.full", "invert.lokr8both"].map(small).to_vec()
+}
+
+/// Merges on the CPU and on a GPU, by the driver in `folder` or the machine's own. Both must store the same entries but for
+/// those that are as good as equal where one is chosen. Returns the GPU's report and what its run said.
+fn merges_alike(
+    folder: Option<&Path>,
+    settings: &[(&str, &str)],
+    options: &[&str],
+) -> (serde_json::Value, String) {
+    let out = TempDir::new().unwrap();
+    let adapters = small_adapters(out.path());
+    let merge = |device: &str, folder: Option<&Path>| {
+        // The file's name is in its metadata.
+        let folder_of_run = out.path().join(device);
+        fs::create_dir(&folder_of_run).unwrap();
+        let (merged, report) = (folder_of_run.join("merged"), folder_of_run.join("report"));
+        let mut words = vec!["merge"];
+        words.extend(adapters.iter().map(String::as_str));
+        words.extend(["-q", "--format", "full", "--device", device, "-o", merged.to_str().unwrap()]);
+        words.extend(["-w", "0.7,-0.4,1,0.3,0.9", "--metadata", report.to_str().unwrap()]);
+        let output = lycomerge(folder, settings, &[&words, options].concat());
+        assert!(output.status.success(), "{options:?} on {device}: {}", told(&output));
+        let report: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        (merged, report, told(&output))
+    };
+    let (cpu, _, _) = merge("cpu", None);
+    let (gpu, report, said) = merge("cuda", folder);
+    let (again, ..) = merge("cuda:0", folder);
+    assert!(fs::read(&gpu).unwrap() == fs::read(again).unwrap(), "{options:?}: two runs differ");
+    let (cpu, gpu) = (open(cpu), open(gpu));
+    let (mut others, mut count) = (0, 0);
+    for name in cpu.names() {
+        let (x, y): (Vec<f64>, Vec<f64>) =
+            (cpu.get(name).unwrap().to_reals(), gpu.get(name).unwrap().to_reals());
+        let largest = x.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
+        let other = x.iter().zip(&y).filter(|(x, y)| (*x - *y).abs() > 1e-6 * largest + 1e-12);
+        others += other.count();
+        count += x.len();
+    }
+    assert!(others * 1000 < count, "{options:?}: {others} of {count} differ");
+    (report, said)
+}
+
+/// Every way to keep entries, to make up for the rest, and to elect.
+const RULES: [&[&str]; 8] = [
+    &["--strategy", "ties", "--set", "density=0.4"],
+    &["--strategy", "ties", "--set", "majority_sign_method=frequency", "--set", "normalize=false"],
+    &["--strategy", "dare_linear", "--set", "seed=5"],
+    &["--strategy", "dare_ties", "--set", "rescale=density", "--set", "lambda=0.7"],
+    &["--strategy", "magnitude_prune", "--set", "normalize=true", "--set", "rescale=l1"],
+    &["--strategy", "ties_svd", "--set", "density=0.001"],
+    &["--strategy", "dare_ties_svd", "--set", "majority_sign_method=frequency"],
+    &["--strategy", "della", "--set", "density=1"],
+];
+
+fn merges_all_alike(folder: Option<&Path>) {
+    for rule in RULES {
+        // In float64, and in float32.
+        for dtype in ["float32", "bfloat16"] {
+            let (report, said) = merges_alike(folder, &[], &[rule, &["--dtype", dtype]].concat());
+            assert!(report["device"].as_str().unwrap().starts_with("cuda:0 ("), "{}", report["device"]);
+            assert!(!said.contains("GPU"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn merging_entries_by_the_kernels_is_merging_them_on_the_cpu() {
+    if is_there("g++") {
+        merges_all_alike(Some(emulated()));
+    }
+}
+
+/// `cargo test --release --test cuda -- --nocapture gpu` on a machine with one.
+#[test]
+fn merging_entries_on_a_gpu_is_merging_them_on_the_cpu() {
+    if !has_gpu() {
+        eprintln!("skipped: there is no GPU");
+        return;
+    }
+    merges_all_alike(None);
+}
+
+#[test]
+fn models_that_a_gpu_has_no_room_for_are_merged_by_the_cpu_which_is_said() {
+    if is_there("g++") {
+        let little = [("EMULATED_FREE", "100000")];
+        let options = ["--threads", "1", "--dtype", "float16", "--strategy", "ties"];
+        let (_, said) = merges_alike(Some(emulated()), &little, &options);
+        assert!(said.contains("2 layers (") && said.contains("the GPU's memory is too small"), "{said}");
+    }
+}
+
+#[test]
+fn a_merge_that_no_gpu_does_is_done_by_the_cpu_which_is_said() {
+    if !is_there("g++") {
+        return;
+    }
+    for rule in [&["--strategy", "della"][..], &["--strategy", "ties", "--set", "merge_space=core"], &[]] {
+        let (report, said) = merges_alike(Some(emulated()), &[], rule);
+        assert_eq!(report["device"], "cpu");
+        assert!(said.contains("device cuda:0: the CPU did this; a GPU"), "{said}");
+    }
+}
+
 #[test]
 fn a_launch_that_fails_is_an_error_and_leaves_nothing() {
     if !is_there("g++") {
@@ -360,11 +499,15 @@ fn a_launch_that_fails_is_an_error_and_leaves_nothing() {
     }
     let out = TempDir::new().unwrap();
     let (base, lokr) = (real("base.safetensors"), real("adapters/italic.lokr4.safetensors"));
-    let baked = out.path().join("baked.safetensors");
-    let command = ["bake", &base, &lokr, "-o", baked.to_str().unwrap(), "-q", "--device", "cuda"];
-    let output = lycomerge(Some(emulated()), &[("EMULATED_FAULT", "719")], &command);
-    assert_eq!(output.status.code(), Some(1));
-    let said = told(&output);
-    assert!(said.contains("cuda:0: CUDA_ERROR_LAUNCH_FAILED") && said.contains("--device cpu"), "{said}");
-    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+    let path = out.path().join("made.safetensors");
+    let bake = vec!["bake", &base, &lokr];
+    let merge = vec!["merge", &lokr, &lokr, "--strategy", "ties_svd"];
+    for mut command in [bake, merge] {
+        command.extend(["-o", path.to_str().unwrap(), "-q", "--device", "cuda"]);
+        let output = lycomerge(Some(emulated()), &[("EMULATED_FAULT", "719")], &command);
+        let said = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("cuda:0: CUDA_ERROR_LAUNCH_FAILED") && said.contains("--device cpu"), "{said}");
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+    }
 }

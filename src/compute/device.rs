@@ -48,26 +48,32 @@ pub(crate) struct Work {
     pub(crate) operations: f64,
     /// Bytes of the checkpoint that change; they go to the GPU and come back.
     pub(crate) bytes: f64,
+    /// Entries of all models that are chosen from and merged one by one.
+    pub(crate) entries: f64,
 }
 
 /// Whether `auto` takes the GPU: where a GPU that is slower than all that CUDA 12 runs on, behind half of a PCIe 3 bus,
 /// would still take less than half of the time of cores that are faster than most. That is on the safe side: an H200 took
 /// .7 to .9 of the time of two cores for baking one adapter into an SDXL, and gained nothing on sixteen
-/// (docs/performance.md).
+/// (docs/performance.md). What is stored afterwards, on cores either way, is not in it.
 pub(crate) fn pays(work: Work, threads: usize) -> bool {
     /// Operations in float32 that a core does in a second at best.
     const CORE: f64 = 1e11;
     /// Bytes that a core reads, changes, measures and writes in a second at best.
     const CORE_BYTES: f64 = 1e9;
+    /// Entries of a model that a core makes a choice of and adds up in a second at best.
+    const CORE_ENTRIES: f64 = 1e8;
     /// The same of the GPU at worst, one way.
     const GPU: f64 = 1e12;
     const BUS_BYTES: f64 = 6e9;
+    /// With the way of what is merged over the bus.
+    const GPU_ENTRIES: f64 = 1e9;
     /// A context, and the kernels made for the GPU from PTX.
     const START: f64 = 3.0;
     let threads = threads.max(1) as f64;
-    let cpu = work.operations / (CORE * threads) + work.bytes / (CORE_BYTES * threads);
-    let gpu = START + work.operations / GPU + 2.0 * work.bytes / BUS_BYTES;
-    2.0 * gpu < cpu
+    let cpu = work.operations / CORE + work.bytes / CORE_BYTES + work.entries / CORE_ENTRIES;
+    let gpu = work.operations / GPU + 2.0 * work.bytes / BUS_BYTES + work.entries / GPU_ENTRIES;
+    2.0 * (START + gpu) < cpu / threads
 }
 
 #[cfg(test)]
@@ -88,8 +94,10 @@ mod tests {
 
     #[test]
     fn a_gpu_pays_for_much_work_on_few_cores_and_never_for_little() {
-        let small = Work { operations: 1e9, bytes: 1e7 };
-        let large = Work { operations: 5e12, bytes: 5e9 };
-        assert!(!pays(small, 1) && pays(large, 2) && !pays(large, 64));
+        let small = Work { operations: 1e9, bytes: 1e7, entries: 1e7 };
+        let bake = Work { operations: 5e12, bytes: 5e9, entries: 0.0 };
+        let merge = Work { operations: 2e11, bytes: 0.0, entries: 1e10 };
+        assert!(!pays(small, 1));
+        assert!([bake, merge].into_iter().all(|large| pays(large, 2) && !pays(large, 64)));
     }
 }

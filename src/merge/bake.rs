@@ -15,14 +15,14 @@ use std::sync::atomic::AtomicBool;
 use serde::Serialize;
 
 use super::engine::{Run, Work};
+use super::gpu::{self, SHORT};
 use super::naming::Namer;
-use super::options::Device;
 use super::plan::{Site, Target};
 use super::recipe::Recipe;
 use super::{Context, Merge, Watch, plan, summarise};
 use crate::adapter::{Layer, Param, pad_bytes};
-use crate::compute::cuda::Gpu;
-use crate::compute::device::{Work as Amount, pays};
+use crate::compute::cuda::bakes;
+use crate::compute::device::Work as Amount;
 use crate::compute::round::Rounder;
 use crate::compute::simd::{Wide, wide};
 use crate::delta::Delta;
@@ -89,16 +89,6 @@ pub struct BakedTensor {
     /// Numbers that the dtype's largest stands for.
     pub saturated: usize,
 }
-
-/// How weights are made.
-struct Baking {
-    rounding: Rounding,
-    /// On the CPU, if there is none.
-    gpu: Option<Gpu>,
-}
-
-/// What the user is told of tensors for which there was no room.
-const SHORT: &str = "the GPU's memory is too small for it, so that the CPU did it";
 
 /// Sums over the entries of a tensor, or a file.
 #[derive(Clone, Copy, Default)]
@@ -263,13 +253,13 @@ impl Merge {
         file.reserve(outlines.iter().map(Outline::byte_len).sum())?;
         let writer = FixedWriter::new(file, path, &outlines, &metadata(base, &recipe))?;
         let (mut total, mut tensors) = (Sums::default(), Vec::new());
-        let baking = Baking { rounding, gpu: self.gpu(&jobs, run.threads())? };
+        let context = Context { gpu: self.gpu(context.work(&jobs), run.threads())?, ..context };
         run.stage("baking");
         run.for_each(
             &jobs,
             |job| match job.parts.len() {
                 0 => job.copy(&writer).map(|()| Sums::default()),
-                _ => context.bake(job, &baking, &writer),
+                _ => context.bake(job, rounding, &writer),
             },
             |job, sums| {
                 if !job.parts.is_empty() {
@@ -291,7 +281,7 @@ impl Merge {
             base: base.path().to_owned(),
             output: path.to_owned(),
             bytes,
-            device: baking.gpu.as_ref().map_or_else(|| Device::Cpu.to_string(), Gpu::name),
+            device: gpu::name(context.gpu.as_ref()),
             rounding: match rounding {
                 Rounding::Nearest => "nearest".to_owned(),
                 Rounding::Stochastic(seed) => format!("stochastic, seed {seed}"),
@@ -303,17 +293,6 @@ impl Merge {
             tensors,
             warnings: summarise(warnings.into_iter()),
         })
-    }
-
-    /// The GPU that the option says, or that pays.
-    fn gpu(&self, jobs: &[Job<'_>], threads: usize) -> Result<Option<Gpu>> {
-        match self.options.device {
-            Device::Cpu => Ok(None),
-            Device::Cuda(number) => Gpu::open(number, threads).map(Some),
-            // Whatever is wrong with a GPU that nobody asked for, the CPU can do it.
-            Device::Auto if pays(work(jobs), threads) => Ok(Gpu::open(0, threads).ok()),
-            Device::Auto => Ok(None),
-        }
     }
 
     /// The checkpoint's tensors in its order, with what is to be added to them, and what was left out.
@@ -391,22 +370,6 @@ impl Merge {
             }
         }
     }
-}
-
-/// What the jobs are, roughly: a product of rank r has r numbers for every row and column, and takes 2r operations an
-/// entry. For a Kronecker product that is too few, which is on the safe side.
-fn work(jobs: &[Job<'_>]) -> Amount {
-    let mut work = Amount::default();
-    for job in jobs.iter().filter(|job| !job.parts.is_empty()) {
-        work.bytes += job.view.data.len() as f64;
-        for (target, _) in &job.parts {
-            let (rows, cols) = (target.shape.rows as f64, target.shape.cols as f64);
-            let layers = target.sources.iter().flat_map(|source| source.layers());
-            let numbers: f64 = layers.map(|layer| layer.expanded() as f64).sum();
-            work.operations += 2.0 * numbers * rows * cols / (rows + cols);
-        }
-    }
-    work
 }
 
 impl Job<'_> {
@@ -519,10 +482,18 @@ fn metadata(base: &Checkpoint, recipe: &Recipe) -> BTreeMap<String, String> {
 }
 
 impl Context<'_> {
-    fn bake(&self, job: &Job<'_>, baking: &Baking, writer: &FixedWriter<AtomicFile>) -> Result<Sums> {
+    /// What there is to do for a GPU.
+    fn work(&self, jobs: &[Job<'_>]) -> Amount {
+        let targets = jobs.iter().flat_map(|job| &job.parts).map(|(target, _)| *target);
+        let changed = jobs.iter().filter(|job| !job.parts.is_empty());
+        let bytes = changed.map(|job| job.view.data.len() as f64).sum();
+        Amount { bytes, ..gpu::work(targets, self.merges_on_gpu()) }
+    }
+
+    fn bake(&self, job: &Job<'_>, rounding: Rounding, writer: &FixedWriter<AtomicFile>) -> Result<Sums> {
         match job.view.dtype {
-            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, baking, writer),
-            _ => self.bake_in::<f32>(job, baking, writer),
+            Dtype::F32 | Dtype::F64 => self.bake_in::<f64>(job, rounding, writer),
+            _ => self.bake_in::<f32>(job, rounding, writer),
         }
     }
 
@@ -530,19 +501,18 @@ impl Context<'_> {
     fn bake_in<T: Real>(
         &self,
         job: &Job<'_>,
-        baking: &Baking,
+        rounding: Rounding,
         writer: &FixedWriter<AtomicFile>,
     ) -> Result<Sums> {
-        let rounding = baking.rounding;
         let merged = job.parts.iter().map(|(target, _)| Ok(self.merged::<T>(target)?.delta));
         let deltas: Vec<Delta<T>> = merged.collect::<Result<_>>()?;
         if deltas.iter().any(|delta| Joint::new(delta).cancels()) {
-            return self.bake_in::<f64>(job, baking, writer);
+            return self.bake_in::<f64>(job, rounding, writer);
         }
         deltas.iter().try_for_each(Delta::check_formable)?;
         let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
         let whole = Whole { job, deltas: &rows, rounding };
-        let gpu = baking.gpu.as_ref().filter(|gpu| gpu.bakes::<T>(job.view.dtype));
+        let gpu = self.gpu.as_ref().filter(|_| bakes::<T>(job.view.dtype));
         let sums = match gpu {
             None => job.write(whole.rows(), &mut OnCpu::new(whole), writer),
             Some(gpu) => match OnGpu::new(whole, gpu)? {

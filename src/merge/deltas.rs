@@ -31,6 +31,7 @@ impl Merge {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = self.sites()?;
         let context = Context { is_dense: true, ..self.context(&run, &sites)? };
+        let context = self.with_gpu(context, &sites, &run)?;
         run.stage("merging");
         run.for_each(
             &sites,

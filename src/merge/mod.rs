@@ -12,6 +12,7 @@ mod engine;
 pub mod extract;
 mod factor;
 mod forecast;
+mod gpu;
 mod keep;
 mod labels;
 mod lines;
@@ -39,6 +40,7 @@ use crate::adapter::{
     Adapter, Configured, Family, NewTensor, Param, config as peft_config, config_beside, peft_metadata,
     stored_delta, with_letters,
 };
+use crate::compute::cuda::Gpu;
 use crate::delta::joint::Joint;
 use crate::error::{Error, Result};
 use crate::file::{AtomicFile, FileKind, Writer};
@@ -109,6 +111,8 @@ struct Context<'a> {
     shares: Shares,
     key_shares: factor::KeyShares,
     fit: FitOptions,
+    /// What makes entries, if not the CPU.
+    gpu: Option<Gpu>,
     notices: Notices,
 }
 
@@ -268,7 +272,7 @@ impl Merge {
     fn run<W: Read + Write + Seek>(&self, sink: W, path: Option<&Path>, watch: Watch<'_>) -> Result<Ran<W>> {
         let mut run = engine::Run::new(self.options.threads, self.options.memory, watch)?;
         let sites = self.sites()?;
-        let context = self.context(&run, &sites)?;
+        let context = self.with_gpu(self.context(&run, &sites)?, &sites, &run)?;
         let name = path.map_or_else(|| "memory".into(), Path::to_owned);
         let kind = FileKind::of_name(&name);
         let (bound, tolerance) = self.bound(&mut run, &context, &sites, kind)?;
@@ -327,6 +331,7 @@ impl Merge {
             recipe,
             output: None,
             bytes: finished.byte_len,
+            device: gpu::name(context.gpu.as_ref()),
             error: total.error(),
             direction_error: if total.norm > 0.0 { direction / total.norm } else { 0.0 },
             norm_ratio: (total.norm > 0.0).then(|| total.stored_norm / total.norm),
@@ -380,7 +385,7 @@ impl Merge {
             writer.push(&name, dtype, &shape, &data)?;
         }
         body.warnings.extend(context.notices.warnings());
-        body.warnings.extend(context.options.on_the_cpu());
+        body.warnings.extend(context.idle_gpu());
         body.warnings.extend(scale_warning(&scaled));
         body.warnings.extend(flat_warning(&flat));
         Ok(body)
@@ -449,6 +454,7 @@ impl Merge {
             shares,
             key_shares,
             fit: options.fit(),
+            gpu: None,
             notices: Notices::default(),
         })
     }

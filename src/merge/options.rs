@@ -368,8 +368,9 @@ pub static ALL: [Row; 21] = [
         value: Some("DEVICE"),
         default: "cpu",
         choices: &[],
-        help: "Where bake makes the changed weights: cpu, cuda or cuda:N (an NVIDIA GPU, an error without one), or auto (a \
-               GPU where one is likely to be faster). All else is done by the CPU",
+        help: "Where entries are made: cpu, cuda or cuda:N (an NVIDIA GPU, an error without one), or auto (a GPU where one is \
+               sure to be faster). A GPU bakes, and merges entry by entry (ties, dare_*, magnitude_prune with \
+               merge_space=full); all else is done by the CPU",
         set: |o, v| v.parse().map(|x| o.device = x),
     },
 ];
@@ -440,12 +441,6 @@ impl Options {
                 _ => self.quality == Some(Quality::Compact),
             },
         }
-    }
-
-    /// What the user is to know of work that no GPU does yet, where one was asked for.
-    pub(super) fn on_the_cpu(&self) -> Option<String> {
-        let asked = matches!(self.device, Device::Cuda(_));
-        asked.then(|| format!("device {}: only bake uses a GPU so far; the CPU did this", self.device))
     }
 
     /// Refuses combinations that contradict each other, and a GPU that isn't there.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use faer::{Mat, Scale};
 
 use super::Context;
+use super::gpu::{self, SHORT};
 use super::plan::{Merged, Target};
 use super::spaces::{MergeSpace, Spaces};
 use super::strategy::{Entrywise, Rule, Sheets, Spectral};
@@ -33,10 +34,12 @@ impl Context<'_> {
             Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
             Rule::Lines(rule, lines) => return self.by_lines(target, &**rule, *lines),
             Rule::Entries(rule, space) => {
-                let usual = if self.is_dense { MergeSpace::Full } else { MergeSpace::Core };
                 // A vector has no spaces.
-                let space = if is_matrix { space.unwrap_or(usual) } else { MergeSpace::Full };
-                entries(&deltas, &weights, &**rule, space, &target.id.module).map_err(named)?
+                match if is_matrix { space.unwrap_or(self.usual_space()) } else { MergeSpace::Full } {
+                    MergeSpace::Full => self.in_full(&deltas, &weights, &**rule, &target.id.module),
+                    space => in_space(&deltas, &weights, &**rule, space, &target.id.module),
+                }
+                .map_err(named)?
             }
             Rule::Spectral(rule) => (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None),
         };
@@ -46,6 +49,38 @@ impl Context<'_> {
         let inherited = Some(if is_whole { inherited } else { inherited.summed() });
         Ok(Merged { delta, inherited, coefficients: weights, scaled: 1.0, space, matched: None })
     }
+
+    /// Merges the entries of the deltas themselves, on the GPU if there is one that can.
+    fn in_full<T: Real>(
+        &self,
+        deltas: &[Delta<T>],
+        weights: &[f64],
+        rule: &dyn Entrywise,
+        layer: &str,
+    ) -> Result<(Delta<T>, Option<MergeSpace>)> {
+        deltas.iter().try_for_each(Delta::check_formable)?;
+        let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
+        let (shape, seed) = ((deltas[0].rows(), deltas[0].cols()), layer_seed(layer));
+        let mut merged = None;
+        if let (Some(gpu), Some(rule)) = (&self.gpu, rule.on_gpu())
+            && shape.0 * shape.1 > 0
+        {
+            merged = gpu::merged(gpu, &rows, shape, weights, &rule, seed)?;
+            if merged.is_none() {
+                self.notices.add(SHORT, layer);
+            }
+        }
+        let merged = match merged {
+            Some(merged) => merged,
+            None => collect(&Streamed { rows, shape, made: Mutex::default() }, weights, rule, seed)?,
+        };
+        Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), Some(MergeSpace::Full)))
+    }
+}
+
+/// What the dice of a layer begin with.
+fn layer_seed(layer: &str) -> u64 {
+    seed_of(&[layer.as_bytes()])
 }
 
 /// Σ wᵢ Δᵢ
@@ -78,23 +113,16 @@ pub(super) fn spectral<T: Real>(
     Ok(spaces.delta(&rule.merge(&models, rows.min(cols))?))
 }
 
-fn entries<T: Real>(
+/// Merges the entries of the deltas' matrices in a joint space.
+fn in_space<T: Real>(
     deltas: &[Delta<T>],
     weights: &[f64],
     rule: &dyn Entrywise,
     space: MergeSpace,
     layer: &str,
 ) -> Result<(Delta<T>, Option<MergeSpace>)> {
-    let seed = seed_of(&[layer.as_bytes()]);
-    if space == MergeSpace::Full {
-        deltas.iter().try_for_each(Delta::check_formable)?;
-        let rows = deltas.iter().map(Rows::new).collect();
-        let models = Streamed { rows, shape: (deltas[0].rows(), deltas[0].cols()), made: Mutex::default() };
-        let merged = collect::<T>(&models, weights, rule, seed)?;
-        return Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), Some(space)));
-    }
     let spaces = Spaces::of(deltas, space)?;
-    let merged = collect::<f64>(&Held(&spaces.matrices), weights, rule, seed)?;
+    let merged = collect::<f64>(&Held(&spaces.matrices), weights, rule, layer_seed(layer))?;
     Ok((spaces.delta(&merged), Some(spaces.kind())))
 }
 

@@ -20,6 +20,15 @@ namespace materialise_cu {
 namespace bake_cu {
 #include "bake.cu"
 }
+namespace select_cu {
+#include "select.cu"
+}
+namespace reduce_cu {
+#include "reduce.cu"
+}
+namespace elect_cu {
+#include "elect.cu"
+}
 
 #include <cstdio>
 #include <cstdlib>

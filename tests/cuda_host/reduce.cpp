@@ -23,6 +23,7 @@ template <class T> void test(const Kernels<T>& kernels, u64 count) {
     const std::vector<T> y = normals<T>(count);
     // A mean far from zero, where a variance from sums of squares would be lost.
     std::for_each(x.begin(), x.end(), [](T& x) { x += T(1000); });
+    x[below(unsigned(count))] *= T(-1);
     const u32 blocks = std::min(up(count, 2048), 1024u) + 2;
     const std::vector<Stats> stats = in_every_order([&](shim::Order order) {
         std::vector<Stats> partial(blocks), out(1);
@@ -50,6 +51,7 @@ template <class T> void test(const Kernels<T>& kernels, u64 count) {
     }
     near("sum", stats[0].sum, sum, size, count);
     near("squares", stats[0].squares, squares, squares, count);
+    near("magnitudes", stats[0].magnitudes, size, size, count);
     near("dot", sums[0], dot, dot_size, count);
     near("centred", sums[1], centred, centred, count);
     EXPECT(stats[0].least == double(*std::min_element(x.begin(), x.end())), "least of %llu", count);

@@ -1,4 +1,4 @@
-// select.cu against a sort.
+// select.cu against a sort, and random numbers of its own.
 #include "check.hpp"
 
 #include "select.cu"
@@ -11,6 +11,7 @@ template <class T> struct Kernels {
     void (*digits)(const T*, u64, u64, u32, u64*);
     void (*equals)(const T*, u64, u64, u32*);
     void (*cut)(const T*, u64, u64, u64, const u64*, T*);
+    void (*sample)(T*, u64, u64, double);
 };
 
 // The least key that is kept, and how many equal ones are: the passes that the host makes.
@@ -53,6 +54,10 @@ template <class T> void test(const Kernels<T>& kernels, const std::vector<T>& x,
         launch(kernels.cut, {runs, 1, 1}, order, x.data(), u64(x.size()), key, equals, before.data(), out.data());
         return out;
     });
+    std::vector<T> in_place = x;
+    launch(kernels.cut, {runs, 1, 1}, shim::Order::random, in_place.data(), u64(x.size()), key, equals, before.data(),
+           in_place.data());
+    EXPECT(in_place == got, "the cut of %zu numbers is another in their own place", x.size());
 
     std::vector<u64> order(x.size());
     for (u64 i = 0; i < order.size(); i++) {
@@ -69,11 +74,37 @@ template <class T> void test(const Kernels<T>& kernels, const std::vector<T>& x,
     }
 }
 
+// splitmix64 (Steele, Lea, Flood 2014) as it is published: a state that steps, and a mix of it. The last of `count` numbers
+// below 1.
+double last_random(u64 state, u64 count) {
+    state += count * 0x9e3779b97f4a7c15ull;
+    u64 z = state;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return std::ldexp(double((z ^ (z >> 31)) >> 11), -53);
+}
+
+template <class T> void test_sample(const Kernels<T>& kernels, const std::vector<T>& x, double chance) {
+    const u64 stream = random_bits();
+    const std::vector<T> got = in_every_order([&](shim::Order order) {
+        std::vector<T> kept = x;
+        launch(kernels.sample, {3, 1, 1}, order, kept.data(), u64(x.size()), stream, chance);
+        return kept;
+    });
+    for (u64 i = 0; i < x.size(); i++) {
+        const T want = last_random(stream, i + 1) < chance ? x[i] : T(0);
+        EXPECT(got[i] == want, "by chance %g: %g at %llu of %zu, not %g", chance, double(got[i]), i, x.size(),
+               double(want));
+    }
+}
+
 template <class T> void all(const Kernels<T>& kernels) {
     for (unsigned count : {1u, 7u, 2049u, 5001u}) {
         std::vector<T> x = normals<T>(count);
         test(kernels, x, 1);
         test(kernels, x, 1 + below(count));
+        test_sample(kernels, x, 0.5);
+        test_sample(kernels, x, below(1000) * 1e-3);
         // Many equals, of both signs, and zeros.
         for (T& one : x) {
             one = T(int(below(9)) - 4);
@@ -92,7 +123,7 @@ template <class T> void all(const Kernels<T>& kernels) {
 
 int main(int count, char** arguments) {
     return main_with(count, arguments, [] {
-        all<float>({digits_f32, equals_f32, cut_f32});
-        all<double>({digits_f64, equals_f64, cut_f64});
+        all<float>({digits_f32, equals_f32, cut_f32, sample_f32});
+        all<double>({digits_f64, equals_f64, cut_f64, sample_f64});
     });
 }

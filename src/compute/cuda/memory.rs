@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, PinnedHostSlice, result, sys};
 
+/// Bytes that are copied at once where there may be many: enough for full speed, and little to pin.
+pub(super) const BLOCK: usize = 16 << 20;
+
 /// Bytes on the GPU. Whoever gives work to a stream that uses them keeps them until it is done.
 pub(super) struct Memory {
     context: Arc<CudaContext>,
@@ -40,20 +43,41 @@ impl Memory {
         self.address
     }
 
-    /// Copies `from` to the beginning, in the order of the stream.
-    pub(super) fn write(&mut self, stream: &CudaStream, from: &[u8]) -> Result<(), DriverError> {
-        assert!(from.len() <= self.bytes, "more bytes than there is room for");
+    /// Copies `from` to the bytes from `first` on, in the order of the stream.
+    pub(super) fn write(
+        &mut self,
+        stream: &CudaStream,
+        first: usize,
+        from: &[u8],
+    ) -> Result<(), DriverError> {
+        assert!(first + from.len() <= self.bytes, "more bytes than there is room for");
         self.context.bind_to_thread()?;
         // SAFETY: there is room; the caller keeps `from`, which is pinned, until the stream has done it.
-        unsafe { result::memcpy_htod_async(self.address, from, stream.cu_stream()) }
+        unsafe { result::memcpy_htod_async(self.address + first as u64, from, stream.cu_stream()) }
     }
 
-    /// Copies the beginning to `to`, in the order of the stream.
-    pub(super) fn read(&self, stream: &CudaStream, to: &mut [u8]) -> Result<(), DriverError> {
-        assert!(to.len() <= self.bytes, "more bytes than there are");
+    /// Copies any bytes to the beginning, by way of pinned ones, and waits until they are there.
+    pub(super) fn upload(
+        &mut self,
+        stream: &CudaStream,
+        pinned: &mut Pinned,
+        from: &[u8],
+    ) -> Result<(), DriverError> {
+        for (i, block) in from.chunks(BLOCK).enumerate() {
+            pinned.reserve(block.len())?;
+            pinned.bytes(block.len()).copy_from_slice(block);
+            self.write(stream, i * BLOCK, pinned.bytes(block.len()))?;
+            stream.synchronize()?;
+        }
+        Ok(())
+    }
+
+    /// Copies the bytes from `first` on to `to`, in the order of the stream.
+    pub(super) fn read(&self, stream: &CudaStream, first: usize, to: &mut [u8]) -> Result<(), DriverError> {
+        assert!(first + to.len() <= self.bytes, "more bytes than there are");
         self.context.bind_to_thread()?;
         // SAFETY: as above.
-        unsafe { result::memcpy_dtoh_async(to, self.address, stream.cu_stream()) }
+        unsafe { result::memcpy_dtoh_async(to, self.address + first as u64, stream.cu_stream()) }
     }
 
     /// Makes `count` bytes from `first` on `byte`.
@@ -92,6 +116,8 @@ impl Pinned {
     pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), DriverError> {
         if self.slice.as_ref().is_none_or(|slice| slice.len() < bytes) {
             self.slice = None;
+            // Pinning is slow, so that it is done for more than is asked.
+            let bytes = bytes.next_power_of_two();
             // SAFETY: whatever they are, they are bytes. They are read here, too, so they aren't write-combined.
             self.slice = Some(unsafe { self.context.alloc_pinned_with_flags(bytes, 0) }?);
         }

@@ -1,4 +1,5 @@
-//! One of NVIDIA's GPUs: found out about in words, and then given tiles of a checkpoint's tensors to add deltas to.
+//! One of NVIDIA's GPUs: found out about in words, and then given tiles of a checkpoint's tensors to add deltas to
+//! ([`bake`]), or the models of a layer to merge entry by entry ([`entries`]).
 //!
 //! The driver is loaded when a GPU is asked for. Work happens in the GPU's primary context, which a process shares with
 //! torch. Every worker has a [`Lane`]: a stream with its own memory there and pinned memory here, so that one worker's
@@ -6,10 +7,14 @@
 //! each computes, and how exactly.
 #![allow(unsafe_code, reason = "the driver is a C library, and kernels are given addresses")]
 
+mod bake;
+mod entries;
 mod memory;
 mod terms;
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::ops::{Deref, DerefMut};
 use std::ptr::from_ref;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,17 +23,21 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 use cudarc::nvrtc::Ptx;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::tensor::{Dtype, Real};
+use crate::tensor::Real;
 
+pub(crate) use bake::{Baked, Piece, Tile, bakes};
+pub(crate) use entries::{Ballot, Elect, Entries, Voter};
 use memory::{Memory, Pinned};
 pub(crate) use terms::{FactorRef, Loaded, TermRef};
 
-/// Threads of a block, and the columns that a block of `materialise` makes.
+/// Threads of a block.
 const THREADS: usize = 256;
-const EDGE: usize = 128;
 
 /// Blocks that write partial sums, at most.
 const MOST_PARTIAL: usize = 2048;
+
+/// Bytes that what kernels read 16 bytes of at once begins at a multiple of.
+const ALIGNED: usize = 16;
 
 /// The oldest driver that loads the PTX, and the oldest GPU that it is for.
 const LEAST_DRIVER: i32 = 12000;
@@ -92,85 +101,59 @@ fn says(error: DriverError) -> String {
     }
 }
 
+/// A file of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kernels {
+    Materialise,
+    Bake,
+    Select,
+    Reduce,
+    Elect,
+}
+
+impl Kernels {
+    fn ptx(self) -> &'static str {
+        match self {
+            Self::Materialise => include_str!("kernels/materialise.ptx"),
+            Self::Bake => include_str!("kernels/bake.ptx"),
+            Self::Select => include_str!("kernels/select.ptx"),
+            Self::Reduce => include_str!("kernels/reduce.ptx"),
+            Self::Elect => include_str!("kernels/elect.ptx"),
+        }
+    }
+}
+
 /// A GPU, its kernels, and what of its memory may be used.
 pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     name: String,
-    materialise: [CudaFunction; 4],
-    bake: Vec<(Dtype, bool, CudaFunction)>,
+    /// Those that were needed: making one for the GPU from PTX takes a while.
+    modules: Mutex<BTreeMap<Kernels, Arc<CudaModule>>>,
     /// Those that no worker has at the moment.
-    lanes: Mutex<Vec<Lane>>,
+    lanes: Mutex<Vec<Resources>>,
     /// Bytes for each lane.
     budget: usize,
 }
 
-/// What one worker has on the GPU: what is done for it happens in one order.
-pub(crate) struct Lane {
+/// What one worker has on the GPU: what is done for it happens in one order. It goes back when that is done.
+pub(crate) struct Lane<'g> {
+    gpu: &'g Gpu,
+    /// Until it goes back.
+    own: Option<Resources>,
+}
+
+/// What a lane is made of; memory grows as it is needed, and is used again.
+pub(crate) struct Resources {
     stream: Arc<CudaStream>,
+    /// The terms of deltas.
+    terms: Memory,
     weights: Memory,
     delta: Memory,
     stored: Memory,
+    /// What kernels tell, and what they are told beside entries.
     told: Memory,
     up: Pinned,
     down: Pinned,
-}
-
-/// A part of a checkpoint's tensor that deltas are to be added to.
-#[derive(Clone, Copy)]
-pub(crate) struct Tile<'a> {
-    /// Entries of a row.
-    pub(crate) cols: usize,
-    /// What is stored there.
-    pub(crate) weights: &'a [u8],
-    /// As what.
-    pub(crate) dtype: Dtype,
-    /// What stored numbers are multiplied by.
-    pub(crate) scale: f64,
-    /// The stream of random numbers, where rounding is random.
-    pub(crate) seed: Option<u64>,
-    /// The first entry's index in the tensor.
-    pub(crate) first: usize,
-}
-
-/// Rows of a delta, and the row of the tile that they begin at.
-pub(crate) struct Piece<'a> {
-    pub(crate) terms: &'a Loaded,
-    pub(crate) from: usize,
-    pub(crate) at: usize,
-    pub(crate) rows: usize,
-}
-
-/// What a kernel makes of the sums of a tile, block by block.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-pub(crate) struct Sums {
-    pub(crate) delta: f64,
-    pub(crate) wrong: f64,
-    pub(crate) along: f64,
-}
-
-/// As in `common.cuh`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Met {
-    first_bad: u64,
-    saturated: u64,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Rounding {
-    seed: u64,
-    first: u64,
-    stochastic: u32,
-}
-
-/// What became of a tile.
-pub(crate) enum Baked {
-    /// The bytes were appended.
-    Stored { sums: Sums, saturated: usize },
-    /// A number has no bits in the dtype, and nothing was appended.
-    Unfit,
 }
 
 /// How many GPUs there are.
@@ -261,30 +244,10 @@ impl Gpu {
 
     fn started(ordinal: usize, workers: usize) -> std::result::Result<Self, DriverError> {
         let context = CudaContext::new(ordinal)?;
-        let load = |ptx: &str| context.load_module(Ptx::from_src(ptx));
-        let materialise = load(include_str!("kernels/materialise.ptx"))?;
-        let baking = load(include_str!("kernels/bake.ptx"))?;
-        let bake = |(dtype, name): (Dtype, &str), module: &Arc<CudaModule>, wide: bool| {
-            let real = if wide { "f64" } else { "f32" };
-            Ok((dtype, wide, module.load_function(&format!("bake_{name}_{real}"))?))
-        };
-        const NARROW: [(Dtype, &str); 4] =
-            [(Dtype::F16, "f16"), (Dtype::BF16, "bf16"), (Dtype::F8E4M3, "e4m3"), (Dtype::F8E5M2, "e5m2")];
-        const WIDE: [(Dtype, &str); 2] = [(Dtype::F64, "f64"), (Dtype::F32, "f32")];
-        let all =
-            NARROW.iter().map(|row| (*row, false)).chain(NARROW.iter().chain(&WIDE).map(|row| (*row, true)));
         let (free, _) = context.mem_get_info()?;
         Ok(Self {
             name: context.name()?,
-            materialise: [
-                materialise.load_function("materialise_f32")?,
-                materialise.load_function("materialise_f64")?,
-                materialise.load_function("materialise_hadamard_f32")?,
-                materialise.load_function("materialise_hadamard_f64")?,
-            ],
-            bake: all
-                .map(|(row, wide)| bake(row, &baking, wide))
-                .collect::<std::result::Result<_, DriverError>>()?,
+            modules: Mutex::default(),
             lanes: Mutex::default(),
             // Half stays for others, and for what the driver takes itself.
             budget: free / 2 / workers.max(1),
@@ -307,195 +270,89 @@ impl Gpu {
         failed(self.context.ordinal(), error)
     }
 
-    /// Whether there is a kernel that bakes into `dtype`.
-    pub(crate) fn bakes<T: Real>(&self, dtype: Dtype) -> bool {
-        self.baking::<T>(dtype).is_some()
-    }
-
-    fn baking<T: Real>(&self, dtype: Dtype) -> Option<&CudaFunction> {
-        self.bake.iter().find(|row| (row.0, row.1) == (dtype, is_wide::<T>())).map(|row| &row.2)
-    }
-
-    /// A lane, which [`give_back`](Self::give_back) takes.
-    pub(crate) fn lane(&self) -> std::result::Result<Lane, Fault> {
+    /// A lane that no other worker has.
+    pub(crate) fn lane(&self) -> std::result::Result<Lane<'_>, Fault> {
         let free = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match free {
-            Some(lane) => Ok(lane),
+        let own = match free {
+            Some(own) => own,
             None => {
                 let memory = || Memory::new(&self.context);
-                Ok(Lane {
+                Resources {
                     stream: self.context.new_stream()?,
+                    terms: memory(),
                     weights: memory(),
                     delta: memory(),
                     stored: memory(),
                     told: memory(),
                     up: Pinned::new(&self.context),
                     down: Pinned::new(&self.context),
-                })
+                }
             }
-        }
-    }
-
-    /// Another worker may have it.
-    pub(crate) fn give_back(&self, lane: Lane) {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
-    }
-
-    /// Copies the factors of a delta to the GPU.
-    pub(crate) fn load<T: Real>(
-        &self,
-        lane: &Lane,
-        terms: &[(f64, TermRef<'_, T>)],
-    ) -> std::result::Result<Loaded, Fault> {
-        Loaded::new(&self.context, &lane.stream, terms)
-    }
-
-    /// Adds the pieces to the tile's weights, appends what is stored to `out`, and measures it. T is what is calculated in.
-    pub(crate) fn bake<T: Real>(
-        &self,
-        lane: &mut Lane,
-        tile: Tile<'_>,
-        pieces: &[Piece<'_>],
-        out: &mut Vec<u8>,
-    ) -> std::result::Result<Baked, Fault> {
-        let done = self.baked::<T>(lane, tile, pieces, out);
-        if done.is_err() {
-            // What was begun may still be using the lane's memory; what it says is not worse than what is known.
-            let _ = lane.stream.synchronize();
-        }
-        done
-    }
-
-    fn baked<T: Real>(
-        &self,
-        lane: &mut Lane,
-        tile: Tile<'_>,
-        pieces: &[Piece<'_>],
-        out: &mut Vec<u8>,
-    ) -> std::result::Result<Baked, Fault> {
-        let bytes = tile.weights.len();
-        let count = bytes / tile.dtype.size();
-        let kernel = self.baking::<T>(tile.dtype).ok_or(DriverError(CUresult::CUDA_ERROR_NOT_SUPPORTED))?;
-        let real = if is_wide::<T>() { 8 } else { 4 };
-        let blocks = count.div_ceil(THREADS * (16 / real)).clamp(1, MOST_PARTIAL);
-        let partial = blocks * size_of::<Sums>();
-
-        lane.weights.reserve(bytes)?;
-        lane.stored.reserve(bytes)?;
-        lane.delta.reserve(count * real)?;
-        lane.told.reserve(size_of::<Met>() + partial)?;
-        lane.up.reserve(bytes)?;
-        lane.down.reserve(bytes + size_of::<Met>() + partial)?;
-
-        let stream = &lane.stream;
-        lane.up.bytes(bytes).copy_from_slice(tile.weights);
-        lane.weights.write(stream, lane.up.bytes(bytes))?;
-        lane.told.fill(stream, 0, 8, 0xff)?;
-        lane.told.fill(stream, 8, 8, 0)?;
-        // Where no piece or more than one is, the delta is added to zeros.
-        let is_whole = matches!(pieces, [piece] if piece.rows * tile.cols == count);
-        if !is_whole {
-            lane.delta.fill(stream, 0, count * real, 0)?;
-        }
-        for piece in pieces {
-            let to = lane.delta.address() + (piece.at * tile.cols * real) as u64;
-            self.materialise::<T>(stream, piece, tile.cols, !is_whole, to)?;
-        }
-
-        let (weights, delta, stored) = (lane.weights.address(), lane.delta.address(), lane.stored.address());
-        let (met, sums) = (lane.told.address(), lane.told.address() + size_of::<Met>() as u64);
-        let rounding = Rounding {
-            seed: tile.seed.unwrap_or(0),
-            first: tile.first as u64,
-            stochastic: u32::from(tile.seed.is_some()),
         };
-        let (scale, inverse, count) = (tile.scale, 1.0 / tile.scale, count as u64);
-        // SAFETY: the arguments are those of `bake_*`, in their order; the addresses are of memory that is as large as
-        // the kernel takes it to be.
-        unsafe {
-            launch(
-                stream,
-                kernel,
-                (blocks as u32, 1, 1),
-                &mut [
-                    argument(&weights),
-                    argument(&delta),
-                    argument(&stored),
-                    argument(&count),
-                    argument(&scale),
-                    argument(&inverse),
-                    argument(&rounding),
-                    argument(&sums),
-                    argument(&met),
-                ],
-            )?;
-        }
-        lane.stored.read(stream, lane.down.bytes(bytes))?;
-        lane.told.read(stream, &mut lane.down.bytes(bytes + size_of::<Met>() + partial)[bytes..])?;
-        stream.synchronize()?;
-
-        let all = lane.down.bytes(bytes + size_of::<Met>() + partial);
-        let (stored, told) = all.split_at(bytes);
-        let numbers = told.as_chunks::<8>().0;
-        let met =
-            Met { first_bad: u64::from_ne_bytes(numbers[0]), saturated: u64::from_ne_bytes(numbers[1]) };
-        if met.first_bad != u64::MAX {
-            return Ok(Baked::Unfit);
-        }
-        let mut sums = Sums::default();
-        for [delta, wrong, along] in numbers[2..].as_chunks().0 {
-            sums.delta += f64::from_ne_bytes(*delta);
-            sums.wrong += f64::from_ne_bytes(*wrong);
-            sums.along += f64::from_ne_bytes(*along);
-        }
-        out.extend_from_slice(stored);
-        Ok(Baked::Stored { sums, saturated: usize::try_from(met.saturated).unwrap_or(usize::MAX) })
+        Ok(Lane { gpu: self, own: Some(own) })
     }
 
-    /// Makes a piece's rows at the address `to`.
-    fn materialise<T: Real>(
-        &self,
-        stream: &CudaStream,
-        piece: &Piece<'_>,
-        cols: usize,
-        add: bool,
-        to: u64,
-    ) -> std::result::Result<(), DriverError> {
-        let kernel =
-            &self.materialise[usize::from(is_wide::<T>()) + 2 * usize::from(piece.terms.has_hadamard())];
-        let (table, terms) = (piece.terms.table(), piece.terms.count());
-        let (top, add) = (piece.from as u64, u32::from(add));
-        // The rows that a block makes.
-        let height = if is_wide::<T>() { 32 } else { 64 };
-        let grid = (cols.div_ceil(EDGE) as u32, piece.rows.div_ceil(height) as u32, 1);
-        let (rows, cols) = (piece.rows as u32, cols as u32);
-        // SAFETY: the arguments are those of `materialise_*`, in their order; the table has so many terms, whose factors
-        // have these rows and columns, and there is room for as many entries.
-        unsafe {
-            launch(
-                stream,
-                kernel,
-                grid,
-                &mut [
-                    argument(&table),
-                    argument(&terms),
-                    argument(&top),
-                    argument(&rows),
-                    argument(&cols),
-                    argument(&add),
-                    argument(&to),
-                ],
-            )
-        }
+    /// A kernel by its name.
+    fn kernel(&self, kernels: Kernels, name: &str) -> std::result::Result<CudaFunction, DriverError> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = match modules.get(&kernels) {
+            Some(module) => module,
+            None => {
+                let made = self.context.load_module(Ptx::from_src(kernels.ptx()))?;
+                modules.entry(kernels).or_insert(made)
+            }
+        };
+        module.load_function(name)
     }
 }
+
+impl Deref for Lane<'_> {
+    type Target = Resources;
+
+    fn deref(&self) -> &Resources {
+        self.own.as_ref().expect(HELD)
+    }
+}
+
+impl DerefMut for Lane<'_> {
+    fn deref_mut(&mut self) -> &mut Resources {
+        self.own.as_mut().expect(HELD)
+    }
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        // What was begun may still be using the memory; what it says is not worse than what is known.
+        let _ = self.stream.synchronize();
+        let mut free = self.gpu.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        free.extend(self.own.take());
+    }
+}
+
+/// Why a lane has its resources.
+const HELD: &str = "they go back at the end";
 
 /// Rows of one launch, at most: blocks are counted in 16 bits.
 pub(crate) const MOST_ROWS: usize = 1 << 20;
 
+/// How many blocks take so many numbers, 16 bytes of T at once for every thread.
+fn blocks<T>(count: usize) -> usize {
+    count.div_ceil(THREADS * (16 / size_of::<T>())).clamp(1, MOST_PARTIAL)
+}
+
 /// Whether T is f64, and not f32.
 fn is_wide<T: Real>() -> bool {
     T::ROUNDOFF < f64::from(f32::EPSILON) / 4.0
+}
+
+/// The name of the kernel that does it in T.
+fn kernel_of<T: Real>(name: &str) -> String {
+    format!("{name}_{}", if is_wide::<T>() { "f64" } else { "f32" })
+}
+
+/// How long so many numbers are, up to where the next ones may begin.
+fn aligned<T>(count: usize) -> usize {
+    (count * size_of::<T>()).next_multiple_of(ALIGNED)
 }
 
 fn argument<T>(value: &T) -> *mut c_void {

@@ -1,12 +1,11 @@
 //! The terms of a delta as the kernel `materialise` reads them: a table of addresses, and all factors behind one another.
 
-use std::sync::Arc;
+use std::ops::Range;
 
-use cudarc::driver::{CudaContext, CudaStream};
+use cudarc::driver::{CudaStream, DriverError};
 use faer::MatRef;
 
-use super::memory::{Memory, Pinned};
-use super::{Fault, is_wide};
+use super::{ALIGNED, Fault, Gpu, Kernels, Lane, argument, is_wide, kernel_of, launch};
 use crate::tensor::Real;
 
 /// A matrix as a delta holds it.
@@ -51,14 +50,13 @@ const PLAIN: u32 = 0;
 const KRON: u32 = 1;
 const HADAMARD: u32 = 2;
 
-/// Bytes that lines and factors begin at a multiple of.
-const ALIGNED: usize = 16;
+/// The columns that a block of `materialise` makes.
+const EDGE: usize = 128;
 
-/// A delta's terms on the GPU.
+/// A delta's terms on the GPU, in their lane's memory.
 pub(crate) struct Loaded {
-    memory: Memory,
-    /// Where the table begins.
-    table: usize,
+    /// The table's address.
+    table: u64,
     count: u32,
     hadamard: bool,
 }
@@ -162,41 +160,74 @@ impl Term {
     }
 }
 
-impl Loaded {
-    pub(super) fn new<T: Real>(
-        context: &Arc<CudaContext>,
-        stream: &CudaStream,
-        terms: &[(f64, TermRef<'_, T>)],
-    ) -> Result<Self, Fault> {
+impl Lane<'_> {
+    /// Copies the factors of deltas to the GPU, in place of those that were there.
+    pub(crate) fn load<T: Real>(
+        &mut self,
+        deltas: &[Vec<(f64, TermRef<'_, T>)>],
+    ) -> Result<Vec<Loaded>, Fault> {
         let mut packer = Packer { bytes: Vec::new(), wide: is_wide::<T>() };
-        let all: Vec<Term> = terms.iter().map(|(scale, term)| packer.term(*scale, *term)).collect();
+        let packed: Vec<Vec<Term>> = deltas
+            .iter()
+            .map(|terms| terms.iter().map(|(scale, term)| packer.term(*scale, *term)).collect())
+            .collect();
         let mut bytes = packer.bytes;
-        let table = bytes.len();
-        let mut memory = Memory::new(context);
+        let tables = packed.iter().map(|terms| (terms.len() * Term::BYTES).next_multiple_of(ALIGNED));
         // A delta without terms has a table, too.
-        memory.reserve((table + all.len() * Term::BYTES).max(ALIGNED))?;
-        all.iter().for_each(|term| term.append(memory.address(), &mut bytes));
-        let mut pinned = Pinned::new(context);
-        pinned.reserve(bytes.len().max(ALIGNED))?;
-        pinned.bytes(bytes.len()).copy_from_slice(&bytes);
-        memory.write(stream, pinned.bytes(bytes.len()))?;
-        // The pinned bytes go.
-        stream.synchronize()?;
-        let hadamard = all.iter().any(|term| term.kind == HADAMARD);
-        Ok(Self { memory, table, count: all.len() as u32, hadamard })
+        let room = (bytes.len() + tables.sum::<usize>()).max(ALIGNED);
+        let own = &mut **self;
+        own.terms.reserve(room)?;
+        let base = own.terms.address();
+        let mut loaded = Vec::with_capacity(packed.len());
+        for terms in &packed {
+            loaded.push(Loaded {
+                table: base + bytes.len() as u64,
+                count: terms.len() as u32,
+                hadamard: terms.iter().any(|term| term.kind == HADAMARD),
+            });
+            terms.iter().for_each(|term| term.append(base, &mut bytes));
+            bytes.resize(bytes.len().next_multiple_of(ALIGNED), 0);
+        }
+        own.terms.upload(&own.stream, &mut own.up, &bytes)?;
+        Ok(loaded)
     }
+}
 
-    /// The table's address.
-    pub(super) fn table(&self) -> u64 {
-        self.memory.address() + self.table as u64
-    }
-
-    pub(super) fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// Whether the kernel must be the one for Hadamard products, too.
-    pub(super) fn has_hadamard(&self) -> bool {
-        self.hadamard
+impl Loaded {
+    /// Makes rows at the address `to`, or adds them to what is there.
+    pub(super) fn materialise<T: Real>(
+        &self,
+        gpu: &Gpu,
+        stream: &CudaStream,
+        rows: Range<usize>,
+        cols: usize,
+        add: bool,
+        to: u64,
+    ) -> Result<(), DriverError> {
+        let name = if self.hadamard { "materialise_hadamard" } else { "materialise" };
+        let kernel = gpu.kernel(Kernels::Materialise, &kernel_of::<T>(name))?;
+        // The rows that a block makes.
+        let height = if is_wide::<T>() { 32 } else { 64 };
+        let grid = (cols.div_ceil(EDGE) as u32, rows.len().div_ceil(height) as u32, 1);
+        let (top, add) = (rows.start as u64, u32::from(add));
+        let (rows, cols) = (rows.len() as u32, cols as u32);
+        // SAFETY: the arguments are those of `materialise_*`, in their order; the table has so many terms, whose factors
+        // have these rows and columns, and there is room for as many entries.
+        unsafe {
+            launch(
+                stream,
+                &kernel,
+                grid,
+                &mut [
+                    argument(&self.table),
+                    argument(&self.count),
+                    argument(&top),
+                    argument(&rows),
+                    argument(&cols),
+                    argument(&add),
+                    argument(&to),
+                ],
+            )
+        }
     }
 }

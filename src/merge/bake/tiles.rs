@@ -113,8 +113,7 @@ impl<T: Real> Tiles for OnCpu<'_, T> {
 pub(super) struct OnGpu<'a, T: Real> {
     whole: Whole<'a, T>,
     gpu: &'a Gpu,
-    /// Until it is given back.
-    lane: Option<Lane>,
+    lane: Lane<'a>,
     deltas: Vec<Loaded>,
     seed: Option<u64>,
     height: usize,
@@ -126,10 +125,10 @@ impl<'a, T: Real> OnGpu<'a, T> {
     /// None: there is no room for the factors there.
     pub(super) fn new(whole: Whole<'a, T>, gpu: &'a Gpu) -> Result<Option<Self>> {
         let made = || -> std::result::Result<_, Fault> {
-            let lane = gpu.lane()?;
-            let loaded = whole.deltas.iter().map(|rows| gpu.load(&lane, &rows.terms()));
-            let deltas = loaded.collect::<std::result::Result<Vec<_>, _>>();
-            Ok((lane, deltas?))
+            let mut lane = gpu.lane()?;
+            let terms: Vec<_> = whole.deltas.iter().map(Rows::terms).collect();
+            let deltas = lane.load(&terms)?;
+            Ok((lane, deltas))
         };
         let (lane, deltas) = match made() {
             Ok(made) => made,
@@ -140,7 +139,7 @@ impl<'a, T: Real> OnGpu<'a, T> {
         let entries = (gpu.budget() / bytes).clamp(LEAST_GPU_TILE, GPU_TILE);
         let seed = Rounder::new(whole.rounding, whole.job.view.dtype, whole.job.name).seed();
         let height = whole.height(entries).min(MOST_ROWS);
-        Ok(Some(Self { whole, gpu, lane: Some(lane), deltas, seed, height, short: false }))
+        Ok(Some(Self { whole, gpu, lane, deltas, seed, height, short: false }))
     }
 
     /// One launch.
@@ -159,8 +158,7 @@ impl<'a, T: Real> OnGpu<'a, T> {
         self.whole.for_each_part(rows, |which, from, at| {
             pieces.push(Piece { terms: &self.deltas[which], from: from.start, at, rows: from.len() });
         });
-        let lane = self.lane.as_mut().expect("it is given back at the end");
-        self.gpu.bake::<T>(lane, tile, &pieces, out)
+        self.lane.bake::<T>(tile, &pieces, out)
     }
 }
 
@@ -192,13 +190,5 @@ impl<T: Real> Tiles for OnGpu<'_, T> {
             top = part.end;
         }
         Ok(sums)
-    }
-}
-
-impl<T: Real> Drop for OnGpu<'_, T> {
-    fn drop(&mut self) {
-        if let Some(lane) = self.lane.take() {
-            self.gpu.give_back(lane);
-        }
     }
 }

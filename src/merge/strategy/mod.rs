@@ -28,6 +28,7 @@ use faer::Mat;
 use crate::error::{Error, Result};
 
 pub use super::spaces::MergeSpace;
+pub use entrywise::OnGpu;
 
 pub use parameter::{Given, Kind, Parameter, Settings};
 
@@ -149,6 +150,11 @@ pub trait Entrywise: Send + Sync {
         seed: u64,
         take: &mut dyn FnMut(Range<usize>, &[f64]),
     ) -> Result<()>;
+
+    /// The rule as a GPU does it, if it has the kernels.
+    fn on_gpu(&self) -> Option<OnGpu> {
+        None
+    }
 }
 
 /// A rule on the matrices of the models that have a layer, in spaces that all of them share: ΔWᵢ = L Mᵢ Rᵀ with

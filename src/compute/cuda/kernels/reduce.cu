@@ -1,4 +1,4 @@
-// Sums over many numbers, in an order that depends on their count alone: norm², dot, sum, least, largest; and, with the
+// Sums over many numbers, in an order that depends on their count alone: norm², dot, sum, Σ|x|, least, largest; and, with the
 // mean known, the sum of squares about it.
 //
 // Launch: any number of blocks of 256 threads that the count decides (the host takes min(⌈count/2048⌉, 1024)); each block
@@ -10,6 +10,8 @@
 struct Stats {
     double sum;
     double squares;
+    // Σ|x|
+    double magnitudes;
     double least;
     double largest;
 };
@@ -17,17 +19,18 @@ struct Stats {
 __device__ inline void count_in(Stats& all, double x) {
     all.sum += x;
     all.squares += x * x;
+    all.magnitudes += fabs(x);
     all.least = fmin(all.least, x);
     all.largest = fmax(all.largest, x);
 }
 
 __device__ inline Stats nothing() {
-    return {0.0, 0.0, double_of(0x7ff0000000000000ull), double_of(0xfff0000000000000ull)};
+    return {0.0, 0.0, 0.0, double_of(0x7ff0000000000000ull), double_of(0xfff0000000000000ull)};
 }
 
 __device__ inline void write_joined(const Stats& own, Stats* out) {
-    const Stats all = {join_block(own.sum, Add()), join_block(own.squares, Add()), join_block(own.least, Least()),
-                       join_block(own.largest, Most())};
+    const Stats all = {join_block(own.sum, Add()), join_block(own.squares, Add()), join_block(own.magnitudes, Add()),
+                       join_block(own.least, Least()), join_block(own.largest, Most())};
     if (threadIdx.x == 0) {
         *out = all;
     }
@@ -98,6 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) stats_partials(const Stats
     for (u32 i = threadIdx.x; i < count; i += THREADS) {
         own.sum += partial[i].sum;
         own.squares += partial[i].squares;
+        own.magnitudes += partial[i].magnitudes;
         own.least = fmin(own.least, partial[i].least);
         own.largest = fmax(own.largest, partial[i].largest);
     }

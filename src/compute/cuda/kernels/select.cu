@@ -1,11 +1,12 @@
-// The exact k-th largest of many numbers by magnitude, and everything below it set to zero: what src/merge/strategy/
-// entrywise/cut.rs and sparsify.rs do.
+// What of many numbers is kept, the rest set to zero: the k largest by magnitude, exactly, or each by chance. What
+// src/merge/strategy/entrywise/cut.rs and sparsify.rs do.
 //
 // A number's key is the bits of its magnitude, whose order as integers is that of magnitudes. digits_*: counts the next
 // 11 bits of the keys that begin with `prefix` (launch: any number of blocks of 256 threads); the host finds the digit in
 // which the k-th is and goes on: three passes for f32, six for f64. equals_*: how many numbers each run of RUN has that are equal to
 // the least that is kept (⌈count/RUN⌉ blocks); the host adds them up from the left. cut_*: keeps what is larger, and of
-// equal numbers the first `equals` by index (the same launch). All exact; counts don't depend on the order of threads.
+// equal numbers the first `equals` by index (the same launch); `out` may be x. sample_*: keeps the numbers whose random
+// number is below `chance`, in place (any number of blocks). All exact; counts don't depend on the order of threads.
 #include "common.cuh"
 
 constexpr int DIGIT = 11;
@@ -118,6 +119,21 @@ __device__ inline void cut(const T* x, u64 count, u64 least, u64 equals, const u
     }
 }
 
+template <class T> __device__ inline void sample(T* x, u64 count, u64 stream, double chance) {
+    each<PER<T>>(
+        count,
+        [&](u64 first) {
+            T some[PER<T>];
+            load(x + first, some);
+#pragma unroll
+            for (int i = 0; i < PER<T>; i++) {
+                some[i] = uniform(stream, first + i) < chance ? some[i] : T(0);
+            }
+            store(x + first, some);
+        },
+        [&](u64 i) { x[i] = uniform(stream, i) < chance ? x[i] : T(0); });
+}
+
 #define SELECT(NAME, T)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
     digits_##NAME(const T* x, u64 count, u64 prefix, u32 open, u64* counts) {                            \
@@ -128,7 +144,9 @@ __device__ inline void cut(const T* x, u64 count, u64 least, u64 equals, const u
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
     cut_##NAME(const T* x, u64 count, u64 least, u64 equals, const u64* before, T* out) {                \
         cut(x, count, least, equals, before, out);                                                       \
-    }
+    }                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                \
+    sample_##NAME(T* x, u64 count, u64 stream, double chance) { sample(x, count, stream, chance); }
 
 SELECT(f32, float)
 SELECT(f64, double)

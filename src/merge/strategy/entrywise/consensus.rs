@@ -1,18 +1,11 @@
 //! Whose entries are added up, and what their sum is divided by.
 
-use super::sparsify::Masks;
-use super::tiles::{Tiles, zero};
-use crate::compute::simd::wide;
 use std::ops::Range;
 
-/// How the sign of an entry is elected; 0 elects plus.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Elect {
-    /// By the sum of the entries.
-    Total,
-    /// By the number of models.
-    Frequency,
-}
+use super::sparsify::Masks;
+use super::tiles::{Tiles, zero};
+use crate::compute::cuda::{Ballot, Elect, Voter};
+use crate::compute::simd::wide;
 
 /// What the sum of entries is divided by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +30,25 @@ pub(super) struct Consensus {
 }
 
 impl Consensus {
+    /// How it counts models with these weights, whose entries masks have left and scaled.
+    pub(super) fn ballot(self, weights: &[f64], scales: &[f64]) -> Ballot {
+        let voter = |(weight, scale): (&f64, &f64)| Voter {
+            coefficient: weight * scale,
+            vote: if self.unweighted { *scale } else { weight * scale },
+            share: if self.divide == Divide::Count { 1.0 } else { weight.abs() },
+        };
+        let voters: Vec<Voter> = weights.iter().zip(scales).map(voter).collect();
+        let divides = self.divide != Divide::No;
+        let total: f64 = voters.iter().map(|voter| voter.share).sum();
+        // Where all entries are added up, all sums have one divisor.
+        let (factor, divides) = match self.elect {
+            None if divides && total > 0.0 => (self.lambda / total, false),
+            None if divides => (0.0, false),
+            _ => (self.lambda, divides),
+        };
+        Ballot { voters, elect: self.elect, factor, divides }
+    }
+
     /// Merges what the masks leave of the models.
     pub(super) fn merge(
         self,
@@ -45,30 +57,20 @@ impl Consensus {
         weights: &[f64],
         take: &mut dyn FnMut(Range<usize>, &[f64]),
     ) {
-        let coefficients: Vec<f64> = weights.iter().zip(&masks.scales).map(|(w, scale)| w * scale).collect();
-        let votes = if self.unweighted { masks.scales.clone() } else { coefficients.clone() };
-        let shares: Vec<f64> = match self.divide {
-            Divide::Count => vec![1.0; weights.len()],
-            _ => weights.iter().map(|w| w.abs()).collect(),
-        };
-        let total: f64 = match self.divide {
-            Divide::No => 1.0,
-            _ => shares.iter().sum(),
-        };
+        let Ballot { voters, elect, factor, divides } = self.ballot(weights, &masks.scales);
         let (mut sums, mut elected, mut divisors) = (Vec::new(), Vec::new(), Vec::new());
         tiles.for_each(|rows, models| {
             masks.apply(rows.start, models);
             zero([&mut sums, &mut elected, &mut divisors], models[0].len());
-            wide(|| match self.elect {
+            wide(|| match elect {
                 None => {
-                    for (tile, c) in models.iter().zip(&coefficients) {
-                        sums.iter_mut().zip(tile).for_each(|(sum, x)| *sum += c * x);
+                    for (tile, Voter { coefficient, .. }) in models.iter().zip(&voters) {
+                        sums.iter_mut().zip(tile).for_each(|(sum, x)| *sum += coefficient * x);
                     }
-                    let factor = if total > 0.0 { self.lambda / total } else { 0.0 };
                     sums.iter_mut().for_each(|sum| *sum *= factor);
                 }
                 Some(elect) => {
-                    for (tile, vote) in models.iter().zip(&votes) {
+                    for (tile, Voter { vote, .. }) in models.iter().zip(&voters) {
                         match elect {
                             Elect::Total => {
                                 elected.iter_mut().zip(tile).for_each(|(sum, x)| *sum += vote * x)
@@ -79,22 +81,20 @@ impl Consensus {
                         }
                     }
                     elected.iter_mut().for_each(|sum| *sum = if *sum >= 0.0 { 1.0 } else { -1.0 });
-                    for (((tile, c), vote), share) in
-                        models.iter().zip(&coefficients).zip(&votes).zip(&shares)
-                    {
+                    for (tile, Voter { coefficient, vote, share }) in models.iter().zip(&voters) {
                         let all = sums.iter_mut().zip(&mut divisors).zip(&elected).zip(tile);
                         for (((sum, divisor), elected), x) in all {
                             let agrees = vote * x * elected > 0.0;
-                            *sum += if agrees { c * x } else { 0.0 };
+                            *sum += if agrees { coefficient * x } else { 0.0 };
                             *divisor += if agrees { *share } else { 0.0 };
                         }
                     }
-                    if self.divide == Divide::No {
-                        sums.iter_mut().for_each(|sum| *sum *= self.lambda);
-                    } else {
+                    if divides {
                         for (sum, divisor) in sums.iter_mut().zip(&divisors) {
-                            *sum = if *divisor > 0.0 { self.lambda * *sum / *divisor } else { 0.0 };
+                            *sum = if *divisor > 0.0 { factor * *sum / *divisor } else { 0.0 };
                         }
+                    } else {
+                        sums.iter_mut().for_each(|sum| *sum *= factor);
                     }
                 }
             });

@@ -18,10 +18,12 @@
 use std::ops::Range;
 
 use super::super::{Entrywise, Kind, Parameter, Row, Rule, Settings, Sheets};
-use super::consensus::{Consensus, Divide, Elect};
+use super::consensus::{Consensus, Divide};
+use super::on_gpu::{Keep, OnGpu};
 use super::sparsify::{Masks, Rescale, Sparsifier};
 use super::tiles::Tiles;
 use super::{LAMBDA, SPACE, entries, merge_space, row};
+use crate::compute::cuda::Elect;
 use crate::compute::round::scrambled;
 use crate::error::{Error, Result};
 
@@ -280,5 +282,16 @@ impl Entrywise for Generalized {
         let masks = Masks::new(&tiles, self.sparsifier, self.density, self.rescale, seed);
         self.consensus.merge(&tiles, masks, weights, take);
         Ok(())
+    }
+
+    fn on_gpu(&self) -> Option<OnGpu> {
+        let Self { density, rescale, consensus, seed, .. } = *self;
+        let keep = match self.sparsifier {
+            _ if density >= 1.0 => Keep::All,
+            Sparsifier::Magnitude { least } => Keep::Largest { least },
+            Sparsifier::Random => Keep::Random,
+            Sparsifier::Band { .. } | Sparsifier::Ranked { .. } => return None,
+        };
+        Some(OnGpu { keep, density, rescale, consensus, seed })
     }
 }

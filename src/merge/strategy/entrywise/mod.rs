@@ -2,11 +2,13 @@
 //! methods that do it their own way ([`sce`], [`tall`], [`pcb`]).
 //!
 //! Everything is layer by layer and tile by tile: a rule reads the models as often as it needs ([`tiles`]), finds exact
-//! thresholds without holding what it reads ([`cut`]), and draws random numbers by the entry's index.
+//! thresholds without holding what it reads ([`cut`]), and draws random numbers by the entry's index. What a GPU has kernels
+//! for is done there on whole models ([`on_gpu`]).
 
 mod consensus;
 mod cut;
 mod generalized;
+mod on_gpu;
 mod pcb;
 mod sce;
 mod sparsify;
@@ -19,6 +21,7 @@ pub(super) use generalized::{
     BREADCRUMBS, BREADCRUMBS_TIES, DARE_LINEAR, DARE_LINEAR_SVD, DARE_TIES, DARE_TIES_SVD, DELLA,
     DELLA_LINEAR, MAGNITUDE_PRUNE, MAGNITUDE_PRUNE_SVD, TIES, TIES_SVD,
 };
+pub use on_gpu::OnGpu;
 pub(super) use pcb::ROW as PCB;
 pub(super) use sce::ROW as SCE;
 pub(super) use tall::ROW as CONSENSUS;

@@ -39,6 +39,16 @@ pub(super) enum Rescale {
     L1,
 }
 
+/// How many entries a part of them is.
+pub(super) fn share(part: f64, entries: usize) -> usize {
+    (part * entries as f64) as usize
+}
+
+/// What makes up for the part of Σ|x| that isn't kept.
+pub(super) fn l1_scale(all: f64, kept: f64) -> f64 {
+    if kept > 0.0 { all / kept } else { 1.0 }
+}
+
 /// One model's mask, in a pass from the top.
 #[derive(Clone)]
 enum Mask {
@@ -129,7 +139,7 @@ impl Masks {
                 sums.1 += tile.iter().map(|x| x.abs()).sum::<f64>();
             }
         });
-        sums.into_iter().map(|(all, kept)| if kept > 0.0 { all / kept } else { 1.0 }).collect()
+        sums.into_iter().map(|(all, kept)| l1_scale(all, kept)).collect()
     }
 
     /// Zeroes what is dropped of the next tile, whose first row this is.
@@ -144,10 +154,9 @@ impl Masks {
 /// Masks by exact thresholds of the absolute entries: at least so many, below the part `gamma` of all if there is one.
 fn by_magnitude(tiles: &Tiles<'_>, density: f64, least: usize, gamma: Option<f64>) -> Vec<Mask> {
     let (count, entries) = (tiles.count(), tiles.entries());
-    let share = |part: f64| (part * entries as f64) as usize;
-    let kept = share(density).max(least);
+    let kept = share(density, entries).max(least);
     // What is too large goes only as far as the density allows.
-    let skipped = gamma.map_or(0, |gamma| share(gamma).min(entries - kept.min(entries)));
+    let skipped = gamma.map_or(0, |gamma| share(gamma, entries).min(entries - kept.min(entries)));
     if kept == 0 || entries == 0 {
         return vec![Mask::Nothing; count];
     }
