@@ -237,7 +237,7 @@ int main() {
         row("equal magnitudes", 4.0 * count, 0,
             [&] { equals_f32<<<runs, THREADS>>>(x, count, 0x3f800000, of_run); });
         row("cut", 8.0 * count, 0,
-            [&] { cut_f32<<<runs, THREADS>>>(x, count, 0x3f800000, 1, before, y); });
+            [&] { cut_f32<<<runs, THREADS>>>(x, count, 0x3f800000, 1, 0, before, y); });
         row("kept at random", 8.0 * count, 0, [&] { sample_f32<<<2048, THREADS>>>(y, count, 7, 1.0); });
     }
     {

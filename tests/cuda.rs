@@ -431,12 +431,13 @@ fn merges_alike(
 }
 
 /// Every way to keep entries, to make up for the rest, and to elect.
-const RULES: [&[&str]; 8] = [
+const RULES: [&[&str]; 9] = [
     &["--strategy", "ties", "--set", "density=0.4"],
     &["--strategy", "ties", "--set", "majority_sign_method=frequency", "--set", "normalize=false"],
     &["--strategy", "dare_linear", "--set", "seed=5"],
     &["--strategy", "dare_ties", "--set", "rescale=density", "--set", "lambda=0.7"],
     &["--strategy", "magnitude_prune", "--set", "normalize=true", "--set", "rescale=l1"],
+    &["--strategy", "breadcrumbs_ties", "--set", "gamma=0.05", "--set", "density=0.7"],
     &["--strategy", "ties_svd", "--set", "density=0.001"],
     &["--strategy", "dare_ties_svd", "--set", "majority_sign_method=frequency"],
     &["--strategy", "della", "--set", "density=1"],

@@ -65,8 +65,8 @@ impl Context<'_> {
         let asked = matches!(self.options.device, Device::Cuda(_)) && self.gpu.is_none();
         asked.then(|| {
             format!(
-                "device {}: the CPU did this; a GPU bakes, and merges with merge_space=full by ties, dare_linear, \
-                 dare_ties, magnitude_prune and their _svd forms",
+                "device {}: the CPU did this; a GPU bakes, and merges with merge_space=full by ties, dare_*, \
+                 breadcrumbs*, magnitude_prune and the _svd forms of these",
                 self.options.device
             )
         })

@@ -369,8 +369,8 @@ pub static ALL: [Row; 21] = [
         default: "cpu",
         choices: &[],
         help: "Where entries are made: cpu, cuda or cuda:N (an NVIDIA GPU, an error without one), or auto (a GPU where one is \
-               sure to be faster). A GPU bakes, and merges entry by entry (ties, dare_*, magnitude_prune with \
-               merge_space=full); all else is done by the CPU",
+               sure to be faster). A GPU bakes, and merges with merge_space=full by ties, dare_*, breadcrumbs*, \
+               magnitude_prune and the _svd forms of these; all else is done by the CPU",
         set: |o, v| v.parse().map(|x| o.device = x),
     },
 ];

@@ -115,17 +115,33 @@ impl<'g, T: Real> Entries<'g, T> {
 
     /// Zeroes all of a model's entries but the `wanted` largest ones by magnitude, of equal ones the first.
     pub(crate) fn keep_largest(&mut self, model: usize, wanted: usize) -> Result<(), Fault> {
+        match wanted {
+            0 => self.drop_all(model),
+            some if some < self.count() => self.cut(model, some, false),
+            _ => Ok(()),
+        }
+    }
+
+    /// Zeroes these.
+    pub(crate) fn drop_largest(&mut self, model: usize, wanted: usize) -> Result<(), Fault> {
+        match wanted {
+            0 => Ok(()),
+            some if some < self.count() => self.cut(model, some, true),
+            _ => self.drop_all(model),
+        }
+    }
+
+    fn drop_all(&mut self, model: usize) -> Result<(), Fault> {
+        let all = self.count();
+        let own = &mut *self.lane;
+        own.delta.fill(&own.stream, model * aligned::<T>(all), all * size_of::<T>(), 0)?;
+        Ok(())
+    }
+
+    /// Zeroes all but the largest ones, or these.
+    fn cut(&mut self, model: usize, wanted: usize, drops: bool) -> Result<(), Fault> {
         let (x, all) = (self.address(model), self.count());
-        let count = all as u64;
-        if wanted >= all {
-            return Ok(());
-        }
-        if wanted == 0 {
-            let first = model * aligned::<T>(all);
-            let own = &mut *self.lane;
-            own.delta.fill(&own.stream, first, all * size_of::<T>(), 0)?;
-            return Ok(());
-        }
+        let (count, drops) = (all as u64, u32::from(drops));
         let (least, equals) = self.least(x, wanted as u64)?;
 
         let runs = runs::<T>(all);
@@ -163,6 +179,7 @@ impl<'g, T: Real> Entries<'g, T> {
                     argument(&count),
                     argument(&least),
                     argument(&equals),
+                    argument(&drops),
                     argument(&told),
                     argument(&x),
                 ],

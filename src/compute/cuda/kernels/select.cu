@@ -1,11 +1,11 @@
-// What of many numbers is kept, the rest set to zero: the k largest by magnitude, exactly, or each by chance. What
-// src/merge/strategy/entrywise/cut.rs and sparsify.rs do.
+// What of many numbers is kept, the rest set to zero: the k largest by magnitude, exactly, or all but these, or each by
+// chance. What src/merge/strategy/entrywise/cut.rs and sparsify.rs do.
 //
 // A number's key is the bits of its magnitude, whose order as integers is that of magnitudes. digits_*: counts the next
 // 11 bits of the keys that begin with `prefix` (launch: any number of blocks of 256 threads); the host finds the digit in
 // which the k-th is and goes on: three passes for f32, six for f64. equals_*: how many numbers each run of RUN has that are equal to
 // the least that is kept (⌈count/RUN⌉ blocks); the host adds them up from the left. cut_*: keeps what is larger, and of
-// equal numbers the first `equals` by index (the same launch); `out` may be x. sample_*: keeps the numbers whose random
+// equal numbers the first `equals` by index, or, with `drops`, the others (the same launch); `out` may be x. sample_*: keeps the numbers whose random
 // number is below `chance`, in place (any number of blocks). All exact; counts don't depend on the order of threads.
 #include "common.cuh"
 
@@ -84,7 +84,7 @@ template <class T> __device__ inline void equals(const T* x, u64 count, u64 leas
 
 // `before`: how many equal numbers are in the runs before each.
 template <class T>
-__device__ inline void cut(const T* x, u64 count, u64 least, u64 equals, const u64* before, T* out) {
+__device__ inline void cut(const T* x, u64 count, u64 least, u64 equals, u32 drops, const u64* before, T* out) {
     __shared__ u32 upto[THREADS];
     const u64 first = u64(blockIdx.x) * RUN<T> + threadIdx.x * PER<T>;
     T some[PER<T>];
@@ -103,9 +103,9 @@ __device__ inline void cut(const T* x, u64 count, u64 least, u64 equals, const u
     for (int i = 0; i < PER<T>; i++) {
         const u64 own = key(some[i]);
         const bool is_equal = own == least;
-        const bool stays = own > least || (is_equal && rank < equals);
+        const bool is_large = own > least || (is_equal && rank < equals);
         rank += is_equal;
-        some[i] = stays ? some[i] : T(0);
+        some[i] = is_large != bool(drops) ? some[i] : T(0);
     }
     if (there == PER<T>) {
         store(out + first, some);
@@ -142,8 +142,8 @@ template <class T> __device__ inline void sample(T* x, u64 count, u64 stream, do
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
     equals_##NAME(const T* x, u64 count, u64 least, u32* of_run) { equals(x, count, least, of_run); }    \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
-    cut_##NAME(const T* x, u64 count, u64 least, u64 equals, const u64* before, T* out) {                \
-        cut(x, count, least, equals, before, out);                                                       \
+    cut_##NAME(const T* x, u64 count, u64 least, u64 equals, u32 drops, const u64* before, T* out) {     \
+        cut(x, count, least, equals, drops, before, out);                                                \
     }                                                                                                    \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
     sample_##NAME(T* x, u64 count, u64 stream, double chance) { sample(x, count, stream, chance); }

@@ -288,9 +288,10 @@ impl Entrywise for Generalized {
         let Self { density, rescale, consensus, seed, .. } = *self;
         let keep = match self.sparsifier {
             _ if density >= 1.0 => Keep::All,
-            Sparsifier::Magnitude { least } => Keep::Largest { least },
+            Sparsifier::Magnitude { least } => Keep::Largest { least, gamma: None },
+            Sparsifier::Band { gamma } => Keep::Largest { least: 0, gamma: Some(gamma) },
             Sparsifier::Random => Keep::Random,
-            Sparsifier::Band { .. } | Sparsifier::Ranked { .. } => return None,
+            Sparsifier::Ranked { .. } => return None,
         };
         Some(OnGpu { keep, density, rescale, consensus, seed })
     }

@@ -2,7 +2,7 @@
 //! models.
 
 use super::consensus::Consensus;
-use super::sparsify::{Rescale, l1_scale, share};
+use super::sparsify::{Rescale, kept, l1_scale};
 use crate::compute::cuda::{Entries, Fault};
 use crate::compute::round::scrambled;
 use crate::tensor::Real;
@@ -11,9 +11,10 @@ use crate::tensor::Real;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Keep {
     All,
-    /// The largest entries, and so many at least.
+    /// The largest entries, and so many at least, without the part `gamma` of all that is larger still.
     Largest {
         least: usize,
+        gamma: Option<f64>,
     },
     /// Each with the same chance.
     Random,
@@ -43,8 +44,10 @@ impl OnGpu {
             let all = if self.rescale == Rescale::L1 { models.magnitudes(model)? } else { 0.0 };
             match self.keep {
                 Keep::All => {}
-                Keep::Largest { least } => {
-                    models.keep_largest(model, share(self.density, models.count()).max(least))?;
+                Keep::Largest { least, gamma } => {
+                    let (kept, skipped) = kept(models.count(), self.density, least, gamma);
+                    models.keep_largest(model, kept + skipped)?;
+                    models.drop_largest(model, skipped)?;
                 }
                 Keep::Random => {
                     models.keep_at_random(model, scrambled(seed, model as u64), self.density)?;

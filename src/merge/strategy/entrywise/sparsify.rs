@@ -39,9 +39,12 @@ pub(super) enum Rescale {
     L1,
 }
 
-/// How many entries a part of them is.
-pub(super) fn share(part: f64, entries: usize) -> usize {
-    (part * entries as f64) as usize
+/// How many of the largest entries are kept, at least so many, and after how many: the part `gamma` of all, if there is one.
+pub(super) fn kept(entries: usize, density: f64, least: usize, gamma: Option<f64>) -> (usize, usize) {
+    let share = |part: f64| (part * entries as f64) as usize;
+    let kept = share(density).max(least);
+    // What is too large goes only as far as the density allows.
+    (kept, gamma.map_or(0, |gamma| share(gamma).min(entries - kept.min(entries))))
 }
 
 /// What makes up for the part of Σ|x| that isn't kept.
@@ -154,9 +157,7 @@ impl Masks {
 /// Masks by exact thresholds of the absolute entries: at least so many, below the part `gamma` of all if there is one.
 fn by_magnitude(tiles: &Tiles<'_>, density: f64, least: usize, gamma: Option<f64>) -> Vec<Mask> {
     let (count, entries) = (tiles.count(), tiles.entries());
-    let kept = share(density, entries).max(least);
-    // What is too large goes only as far as the density allows.
-    let skipped = gamma.map_or(0, |gamma| share(gamma, entries).min(entries - kept.min(entries)));
+    let (kept, skipped) = kept(entries, density, least, gamma);
     if kept == 0 || entries == 0 {
         return vec![Mask::Nothing; count];
     }
