@@ -15,29 +15,57 @@ use crate::tensor::Real;
 /// Entries in a tile: 128 KiB of f32, so that a tile and what it is made from stay in a core's own cache.
 const TILE: usize = 1 << 15;
 
-/// A delta made ready to give rows: inner Kronecker factors are expanded once.
+/// A delta made ready to give rows: inner Kronecker factors are expanded, and right factors lie row by row.
 pub struct Rows<'a, T: Real> {
     delta: &'a Delta<T>,
     terms: Vec<Ready<'a, T>>,
 }
 
 enum Ready<'a, T: Real> {
-    Plain(&'a Factor<T>),
+    Plain(ReadyFactor<'a, T>),
     /// A, and B row-major with its number of rows.
     Kron(Cow<'a, Mat<T>>, Vec<T>, usize),
-    Hadamard(&'a Factor<T>, &'a Factor<T>),
+    Hadamard(ReadyFactor<'a, T>, ReadyFactor<'a, T>),
+}
+
+enum ReadyFactor<'a, T: Real> {
+    Full(&'a Mat<T>),
+    /// The left factor, and the right one row-major with its number of columns: a product of few rows would spend half
+    /// of its time on turning it.
+    Product(&'a Mat<T>, Vec<T>, usize),
+}
+
+impl<'a, T: Real> ReadyFactor<'a, T> {
+    fn new(factor: &'a Factor<T>) -> Self {
+        match factor {
+            Factor::Full(matrix) => Self::Full(matrix),
+            Factor::Product { left, right } => Self::Product(left, row_major(right), right.ncols()),
+        }
+    }
+
+    fn lent(&self) -> FactorRef<'_, T> {
+        match self {
+            Self::Full(matrix) => FactorRef::Full(matrix.as_ref()),
+            Self::Product(left, right, cols) => {
+                let right = MatRef::from_row_major_slice(right, left.ncols(), *cols);
+                FactorRef::Product(left.as_ref(), right)
+            }
+        }
+    }
 }
 
 impl<'a, T: Real> Rows<'a, T> {
     /// Makes `delta` ready.
     pub fn new(delta: &'a Delta<T>) -> Self {
         let ready = |term: &'a Term<T>| match term {
-            Term::Plain(factor) => Ready::Plain(factor),
+            Term::Plain(factor) => Ready::Plain(ReadyFactor::new(factor)),
             Term::Kron(kron) => {
                 let b = kron.b.full();
                 Ready::Kron(kron.a.full(), row_major(&b), b.nrows())
             }
-            Term::Hadamard(hadamard) => Ready::Hadamard(&hadamard.first, &hadamard.second),
+            Term::Hadamard(hadamard) => {
+                Ready::Hadamard(ReadyFactor::new(&hadamard.first), ReadyFactor::new(&hadamard.second))
+            }
         };
         Self { delta, terms: delta.terms.iter().map(|(_, term)| ready(term)).collect() }
     }
@@ -50,16 +78,16 @@ impl<'a, T: Real> Rows<'a, T> {
             match term {
                 Ready::Plain(factor) => {
                     let out = MatMut::from_row_major_slice_mut(tile, range.len(), cols);
-                    add_rows(out, scale, factor, range.clone());
+                    add_rows(out, scale, factor.lent(), range.clone());
                 }
                 Ready::Kron(a, b, b_rows) => {
                     wide(|| add_kron_rows(tile, scale, a, b, *b_rows, range.clone()));
                 }
                 Ready::Hadamard(first, second) => {
-                    let half = |factor: &Factor<T>| {
+                    let half = |factor: &ReadyFactor<'_, T>| {
                         let mut out = vec![T::from_f64(0.0); range.len() * cols];
                         let rows = MatMut::from_row_major_slice_mut(&mut out, range.len(), cols);
-                        add_rows(rows, T::from_f64(1.0), factor, range.clone());
+                        add_rows(rows, T::from_f64(1.0), factor.lent(), range.clone());
                         out
                     };
                     let (first, second) = (half(first), half(second));
@@ -75,21 +103,15 @@ impl<'a, T: Real> Rows<'a, T> {
 
     /// The terms with their coefficients, for a GPU to make the rows from.
     pub(crate) fn terms(&self) -> Vec<(f64, TermRef<'_, T>)> {
-        fn lent<T: Real>(factor: &Factor<T>) -> FactorRef<'_, T> {
-            match factor {
-                Factor::Full(matrix) => FactorRef::Full(matrix.as_ref()),
-                Factor::Product { left, right } => FactorRef::Product(left.as_ref(), right.as_ref()),
-            }
-        }
         let mut all = Vec::with_capacity(self.terms.len());
         for ((scale, _), ready) in self.delta.terms.iter().zip(&self.terms) {
             let term = match ready {
-                Ready::Plain(factor) => TermRef::Plain(lent(factor)),
+                Ready::Plain(factor) => TermRef::Plain(factor.lent()),
                 Ready::Kron(a, b, b_rows) => TermRef::Kron(
                     a.as_ref().as_ref(),
                     MatRef::from_row_major_slice(b, *b_rows, b.len() / b_rows),
                 ),
-                Ready::Hadamard(first, second) => TermRef::Hadamard(lent(first), lent(second)),
+                Ready::Hadamard(first, second) => TermRef::Hadamard(first.lent(), second.lent()),
             };
             all.push((*scale, term));
         }
@@ -111,9 +133,9 @@ impl<'a, T: Real> Rows<'a, T> {
     }
 }
 
-fn add_rows<T: Real>(mut out: MatMut<'_, T>, scale: T, factor: &Factor<T>, range: Range<usize>) {
+fn add_rows<T: Real>(mut out: MatMut<'_, T>, scale: T, factor: FactorRef<'_, T>, range: Range<usize>) {
     match factor {
-        Factor::Full(matrix) => {
+        FactorRef::Full(matrix) => {
             /// Columns that are read side by side, since neither order is the other's.
             const SIDE: usize = 16;
             let rows: MatRef<'_, T> = matrix.get(range, ..);
@@ -125,7 +147,7 @@ fn add_rows<T: Real>(mut out: MatMut<'_, T>, scale: T, factor: &Factor<T>, range
                 }
             }
         }
-        Factor::Product { left, right } => add_product(out, scale, left.get(range, ..), right.as_ref()),
+        FactorRef::Product(left, right) => add_product(out, scale, left.get(range, ..), right),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::sparsify::Masks;
-use super::tiles::{Tiles, zero};
+use super::tiles::Tiles;
 use crate::compute::cuda::{Ballot, Elect, Voter};
-use crate::compute::simd::wide;
+use crate::compute::simd::{Wide, wide};
 
 /// What the sum of entries is divided by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,54 +57,79 @@ impl Consensus {
         weights: &[f64],
         take: &mut dyn FnMut(Range<usize>, &[f64]),
     ) {
-        let Ballot { voters, elect, factor, divides } = self.ballot(weights, &masks.scales);
-        let (mut sums, mut elected, mut divisors) = (Vec::new(), Vec::new(), Vec::new());
+        let ballot = self.ballot(weights, &masks.scales);
+        let mut merged = Vec::new();
         tiles.for_each(|rows, models| {
             masks.apply(rows.start, models);
-            zero([&mut sums, &mut elected, &mut divisors], models[0].len());
-            wide(|| match elect {
-                None => {
-                    for (tile, Voter { coefficient, .. }) in models.iter().zip(&voters) {
-                        sums.iter_mut().zip(tile).for_each(|(sum, x)| *sum += coefficient * x);
-                    }
-                    sums.iter_mut().for_each(|sum| *sum *= factor);
-                }
-                Some(elect) => {
-                    for (tile, Voter { vote, .. }) in models.iter().zip(&voters) {
-                        match elect {
-                            Elect::Total => {
-                                elected.iter_mut().zip(tile).for_each(|(sum, x)| *sum += vote * x)
-                            }
-                            Elect::Frequency => {
-                                elected.iter_mut().zip(tile).for_each(|(sum, x)| *sum += sign(vote * x));
-                            }
-                        }
-                    }
-                    elected.iter_mut().for_each(|sum| *sum = if *sum >= 0.0 { 1.0 } else { -1.0 });
-                    for (tile, Voter { coefficient, vote, share }) in models.iter().zip(&voters) {
-                        let all = sums.iter_mut().zip(&mut divisors).zip(&elected).zip(tile);
-                        for (((sum, divisor), elected), x) in all {
-                            let agrees = vote * x * elected > 0.0;
-                            *sum += if agrees { coefficient * x } else { 0.0 };
-                            *divisor += if agrees { *share } else { 0.0 };
-                        }
-                    }
-                    if divides {
-                        for (sum, divisor) in sums.iter_mut().zip(&divisors) {
-                            *sum = if *divisor > 0.0 { factor * *sum / *divisor } else { 0.0 };
-                        }
-                    } else {
-                        sums.iter_mut().for_each(|sum| *sum *= factor);
-                    }
-                }
-            });
-            take(rows, &sums);
+            merged.clear();
+            wide(Count { ballot: &ballot, models, merged: &mut merged });
+            take(rows, &merged);
         });
+    }
+}
+
+/// Appends the merged entries of the models' tiles.
+struct Count<'a> {
+    ballot: &'a Ballot,
+    models: &'a [Vec<f64>],
+    merged: &'a mut Vec<f64>,
+}
+
+impl Wide for Count<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        /// Entries that are counted side by side; their sums stay in registers.
+        const LANES: usize = 8;
+        let count = self.models[0].len();
+        let whole = count - count % LANES;
+        for at in (0..whole).step_by(LANES) {
+            self.merged.extend(self.ballot.count::<LANES>(self.models, at));
+        }
+        (whole..count).for_each(|at| self.merged.extend(self.ballot.count::<1>(self.models, at)));
+    }
+}
+
+impl Ballot {
+    /// The merged entries from index `at` on.
+    #[inline(always)]
+    fn count<const LANES: usize>(&self, models: &[Vec<f64>], at: usize) -> [f64; LANES] {
+        let entries = || {
+            let of_model = |tile: &Vec<f64>| *tile[at..].first_chunk::<LANES>().expect("tiles are alike");
+            models.iter().map(of_model).zip(&self.voters)
+        };
+        let (mut elected, mut sums, mut divisors) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let Some(elect) = self.elect else {
+            for (x, voter) in entries() {
+                (0..LANES).for_each(|lane| sums[lane] += voter.coefficient * x[lane]);
+            }
+            return sums.map(|sum| sum * self.factor);
+        };
+        for (x, voter) in entries() {
+            for lane in 0..LANES {
+                let own = voter.vote * x[lane];
+                elected[lane] += if elect == Elect::Total { own } else { sign(own) };
+            }
+        }
+        elected = elected.map(|sum| if sum >= 0.0 { 1.0 } else { -1.0 });
+        for (x, voter) in entries() {
+            for lane in 0..LANES {
+                let agrees = voter.vote * x[lane] * elected[lane] > 0.0;
+                sums[lane] += if agrees { voter.coefficient * x[lane] } else { 0.0 };
+                divisors[lane] += if agrees { voter.share } else { 0.0 };
+            }
+        }
+        let divided = |lane: usize| match divisors[lane] > 0.0 {
+            true => self.factor * sums[lane] / divisors[lane],
+            false => 0.0,
+        };
+        if self.divides { std::array::from_fn(divided) } else { sums.map(|sum| sum * self.factor) }
     }
 }
 
 /// −1, 0 or 1.
 #[inline(always)]
 pub(super) fn sign(x: f64) -> f64 {
-    f64::from(i8::from(x > 0.0) - i8::from(x < 0.0))
+    (if x > 0.0 { 1.0 } else { 0.0 }) - (if x < 0.0 { 1.0 } else { 0.0 })
 }

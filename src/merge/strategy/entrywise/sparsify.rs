@@ -4,7 +4,7 @@
 use super::cut::{Cut, cuts};
 use super::tiles::Tiles;
 use crate::compute::round::{scrambled, uniform};
-use crate::compute::simd::wide;
+use crate::compute::simd::{Wide, wide};
 
 /// Which entries are kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -232,14 +232,7 @@ impl Edge {
     /// Zeroes entries below the cut, and those equal to its least that are one too many.
     pub(super) fn drop_below(&mut self, tile: &mut [f64]) {
         let least = self.least;
-        let mut equal = 0_u64;
-        wide(|| {
-            for x in tile.iter_mut() {
-                let size = x.abs();
-                equal += u64::from(size == least);
-                *x = if size < least { 0.0 } else { *x };
-            }
-        });
+        let equal = wide(Drop { least, tile });
         if equal > self.equals {
             let mut left = self.equals;
             for x in tile.iter_mut().filter(|x| x.abs() == least) {
@@ -248,5 +241,33 @@ impl Edge {
             }
         }
         self.equals = self.equals.saturating_sub(equal);
+    }
+}
+
+/// Zeroes entries below `least`, and counts those that are equal to it.
+struct Drop<'a> {
+    least: f64,
+    tile: &'a mut [f64],
+}
+
+impl Wide for Drop<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self) -> u64 {
+        /// Numbers side by side, so that none is a branch.
+        const LANES: usize = 16;
+        let (least, mut equal) = (self.least, [0_u64; LANES]);
+        let drop = |equal: &mut u64, x: &mut f64| {
+            let size = x.abs();
+            *equal += u64::from(size == least);
+            *x = if size < least { 0.0 } else { *x };
+        };
+        let (chunks, rest) = self.tile.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            equal.iter_mut().zip(chunk).for_each(|(equal, x)| drop(equal, x));
+        }
+        equal.iter_mut().zip(rest).for_each(|(equal, x)| drop(equal, x));
+        equal.iter().sum()
     }
 }
