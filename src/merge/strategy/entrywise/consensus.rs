@@ -1,5 +1,6 @@
 //! Whose entries are added up, and what their sum is divided by.
 
+use std::hint::select_unpredictable;
 use std::ops::Range;
 
 use super::sparsify::Masks;
@@ -61,18 +62,18 @@ impl Consensus {
         let mut merged = Vec::new();
         tiles.for_each(|rows, models| {
             masks.apply(rows.start, models);
-            merged.clear();
+            merged.resize(models[0].len(), 0.0);
             wide(Count { ballot: &ballot, models, merged: &mut merged });
             take(rows, &merged);
         });
     }
 }
 
-/// Appends the merged entries of the models' tiles.
+/// Makes the merged entries of the models' tiles.
 struct Count<'a> {
     ballot: &'a Ballot,
     models: &'a [Vec<f64>],
-    merged: &'a mut Vec<f64>,
+    merged: &'a mut [f64],
 }
 
 impl Wide for Count<'_> {
@@ -80,51 +81,62 @@ impl Wide for Count<'_> {
 
     #[inline(always)]
     fn call(self) {
-        /// Entries that are counted side by side; their sums stay in registers.
-        const LANES: usize = 8;
-        let count = self.models[0].len();
-        let whole = count - count % LANES;
-        for at in (0..whole).step_by(LANES) {
-            self.merged.extend(self.ballot.count::<LANES>(self.models, at));
+        /// Entries that are counted together: what is known of them stays in the fastest cache.
+        const BLOCK: usize = 256;
+        let (mut elected, mut divisors) = ([0.0; BLOCK], [0.0; BLOCK]);
+        for (block, sums) in self.merged.chunks_mut(BLOCK).enumerate() {
+            let range = block * BLOCK..block * BLOCK + sums.len();
+            let votes = self.models.iter().map(|tile| &tile[range.clone()]).zip(&self.ballot.voters);
+            let (elected, divisors) = (&mut elected[..sums.len()], &mut divisors[..sums.len()]);
+            self.ballot.count(votes, elected, divisors, sums);
         }
-        (whole..count).for_each(|at| self.merged.extend(self.ballot.count::<1>(self.models, at)));
     }
 }
 
 impl Ballot {
-    /// The merged entries from index `at` on.
+    /// Makes `sums` the merged entries; the other two are places to work in.
     #[inline(always)]
-    fn count<const LANES: usize>(&self, models: &[Vec<f64>], at: usize) -> [f64; LANES] {
-        let entries = || {
-            let of_model = |tile: &Vec<f64>| *tile[at..].first_chunk::<LANES>().expect("tiles are alike");
-            models.iter().map(of_model).zip(&self.voters)
-        };
-        let (mut elected, mut sums, mut divisors) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    fn count<'a>(
+        &self,
+        votes: impl Iterator<Item = (&'a [f64], &'a Voter)> + Clone,
+        elected: &mut [f64],
+        divisors: &mut [f64],
+        sums: &mut [f64],
+    ) {
+        sums.fill(0.0);
         let Some(elect) = self.elect else {
-            for (x, voter) in entries() {
-                (0..LANES).for_each(|lane| sums[lane] += voter.coefficient * x[lane]);
+            for (entries, Voter { coefficient, .. }) in votes {
+                sums.iter_mut().zip(entries).for_each(|(sum, x)| *sum += coefficient * x);
             }
-            return sums.map(|sum| sum * self.factor);
+            sums.iter_mut().for_each(|sum| *sum *= self.factor);
+            return;
         };
-        for (x, voter) in entries() {
-            for lane in 0..LANES {
-                let own = voter.vote * x[lane];
-                elected[lane] += if elect == Elect::Total { own } else { sign(own) };
+        elected.fill(0.0);
+        for (entries, Voter { vote, .. }) in votes.clone() {
+            let all = elected.iter_mut().zip(entries);
+            match elect {
+                Elect::Total => all.for_each(|(sum, x)| *sum += vote * x),
+                Elect::Frequency => all.for_each(|(sum, x)| *sum += sign(vote * x)),
             }
         }
-        elected = elected.map(|sum| if sum >= 0.0 { 1.0 } else { -1.0 });
-        for (x, voter) in entries() {
-            for lane in 0..LANES {
-                let agrees = voter.vote * x[lane] * elected[lane] > 0.0;
-                sums[lane] += if agrees { voter.coefficient * x[lane] } else { 0.0 };
-                divisors[lane] += if agrees { voter.share } else { 0.0 };
+        elected.iter_mut().for_each(|sum| *sum = if *sum >= 0.0 { 1.0 } else { -1.0 });
+        divisors.fill(0.0);
+        for (entries, Voter { coefficient, vote, share }) in votes {
+            let all = sums.iter_mut().zip(&mut *divisors).zip(&*elected).zip(entries);
+            for (((sum, divisor), elected), x) in all {
+                let agrees = vote * x * elected > 0.0;
+                *sum += select_unpredictable(agrees, coefficient * x, 0.0);
+                *divisor += select_unpredictable(agrees, *share, 0.0);
             }
         }
-        let divided = |lane: usize| match divisors[lane] > 0.0 {
-            true => self.factor * sums[lane] / divisors[lane],
-            false => 0.0,
-        };
-        if self.divides { std::array::from_fn(divided) } else { sums.map(|sum| sum * self.factor) }
+        if self.divides {
+            for (sum, divisor) in sums.iter_mut().zip(divisors) {
+                let quotient = self.factor * *sum / *divisor;
+                *sum = if *divisor > 0.0 { quotient } else { 0.0 };
+            }
+        } else {
+            sums.iter_mut().for_each(|sum| *sum *= self.factor);
+        }
     }
 }
 

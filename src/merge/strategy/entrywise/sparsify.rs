@@ -255,19 +255,12 @@ impl Wide for Drop<'_> {
 
     #[inline(always)]
     fn call(self) -> u64 {
-        /// Numbers side by side, so that none is a branch.
-        const LANES: usize = 16;
-        let (least, mut equal) = (self.least, [0_u64; LANES]);
-        let drop = |equal: &mut u64, x: &mut f64| {
+        let mut equal = 0;
+        for x in self.tile.iter_mut() {
             let size = x.abs();
-            *equal += u64::from(size == least);
-            *x = if size < least { 0.0 } else { *x };
-        };
-        let (chunks, rest) = self.tile.as_chunks_mut::<LANES>();
-        for chunk in chunks {
-            equal.iter_mut().zip(chunk).for_each(|(equal, x)| drop(equal, x));
+            equal += u64::from(size == self.least);
+            *x = if size < self.least { 0.0 } else { *x };
         }
-        equal.iter_mut().zip(rest).for_each(|(equal, x)| drop(equal, x));
-        equal.iter().sum()
+        equal
     }
 }
