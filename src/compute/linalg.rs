@@ -19,7 +19,7 @@ use faer::linalg::svd::ComputeSvdVectors;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Conj, Mat, MatMut, MatRef, Par, Spec};
 
-use super::simd::wide;
+use super::simd::{Wide, wide};
 use crate::error::{Error, Result};
 use crate::tensor::Real;
 
@@ -376,7 +376,7 @@ pub(crate) fn for_each_rows<T: Real, E>(
         let columns: Vec<&[T]> = (0..cols).map(|j| &matrix.col_as_slice(j)[range.clone()]).collect();
         block.resize(range.len() * cols, T::from_f64(0.0));
         let mut lines: Vec<&mut [T]> = block.chunks_exact_mut(cols).collect();
-        wide(|| transpose(&columns, &mut lines));
+        wide(Transpose { from: &columns, to: &mut lines });
         take(&block)?;
     }
     Ok(())
@@ -407,27 +407,36 @@ pub(crate) fn set_rows<T: Real>(matrix: &mut Mat<T>, range: Range<usize>, entrie
             &mut column.as_slice_mut()[range.clone()]
         })
         .collect();
-    wide(|| transpose(&lines, &mut columns));
+    wide(Transpose { from: &lines, to: &mut columns });
 }
 
 /// `to[j][i] = from[i][j]`, in blocks that stay in registers.
-#[inline(always)]
-fn transpose<T: Real>(from: &[&[T]], to: &mut [&mut [T]]) {
-    for (top, lines) in from.chunks(BLOCK).enumerate() {
-        let top = top * BLOCK;
-        for (left, columns) in to.chunks_mut(BLOCK).enumerate() {
-            let left = left * BLOCK;
-            if let (Ok(lines), BLOCK) = (<&[&[T]; BLOCK]>::try_from(lines), columns.len()) {
-                let block: [&[T; BLOCK]; BLOCK] =
-                    lines.map(|line| line[left..left + BLOCK].try_into().expect("a whole block"));
-                for (j, column) in columns.iter_mut().enumerate() {
-                    let column: &mut [T; BLOCK] =
-                        (&mut column[top..top + BLOCK]).try_into().expect("a whole block");
-                    *column = std::array::from_fn(|i| block[i][j]);
-                }
-            } else {
-                for (j, column) in columns.iter_mut().enumerate() {
-                    column[top..].iter_mut().zip(lines).for_each(|(to, line)| *to = line[left + j]);
+struct Transpose<'a, 'b, T> {
+    from: &'a [&'b [T]],
+    to: &'a mut [&'b mut [T]],
+}
+
+impl<T: Real> Wide for Transpose<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (top, lines) in self.from.chunks(BLOCK).enumerate() {
+            let top = top * BLOCK;
+            for (left, columns) in self.to.chunks_mut(BLOCK).enumerate() {
+                let left = left * BLOCK;
+                if let (Ok(lines), BLOCK) = (<&[&[T]; BLOCK]>::try_from(lines), columns.len()) {
+                    let block: [&[T; BLOCK]; BLOCK] =
+                        lines.map(|line| line[left..left + BLOCK].try_into().expect("a whole block"));
+                    for (j, column) in columns.iter_mut().enumerate() {
+                        let column: &mut [T; BLOCK] =
+                            (&mut column[top..top + BLOCK]).try_into().expect("a whole block");
+                        *column = std::array::from_fn(|i| block[i][j]);
+                    }
+                } else {
+                    for (j, column) in columns.iter_mut().enumerate() {
+                        column[top..].iter_mut().zip(lines).for_each(|(to, line)| *to = line[left + j]);
+                    }
                 }
             }
         }
@@ -437,31 +446,43 @@ fn transpose<T: Real>(from: &[&[T]], to: &mut [&mut [T]]) {
 /// Σ xᵢⱼ yᵢⱼ and Σ |xᵢⱼ yᵢⱼ|, added up in float64.
 pub(crate) fn dot<T: Real>(x: MatRef<'_, T>, y: MatRef<'_, T>) -> (f64, f64) {
     debug_assert_eq!(x.shape(), y.shape());
-    wide(|| dot_columns(x, y))
+    wide(Dot { x, y })
 }
 
-#[inline(always)]
-fn dot_columns<T: Real>(x: MatRef<'_, T>, y: MatRef<'_, T>) -> (f64, f64) {
-    /// Independent sums, so that the additions need not wait for each other.
-    const LANES: usize = 8;
-    let (mut values, mut gross) = ([0.0; LANES], [0.0; LANES]);
-    let mut add = |lane: usize, x: T, y: T| {
-        let product = x.to_f64() * y.to_f64();
-        values[lane] += product;
-        gross[lane] += product.abs();
-    };
-    for j in 0..x.ncols() {
-        match (x.col(j).try_as_col_major(), y.col(j).try_as_col_major()) {
-            (Some(x), Some(y)) => {
-                let (x, x_rest) = x.as_slice().as_chunks::<LANES>();
-                let (y, y_rest) = y.as_slice().as_chunks::<LANES>();
-                x.iter().zip(y).for_each(|(x, y)| (0..LANES).for_each(|lane| add(lane, x[lane], y[lane])));
-                x_rest.iter().zip(y_rest).enumerate().for_each(|(lane, (x, y))| add(lane, *x, *y));
+struct Dot<'a, T> {
+    x: MatRef<'a, T>,
+    y: MatRef<'a, T>,
+}
+
+impl<T: Real> Wide for Dot<'_, T> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn call(self) -> (f64, f64) {
+        /// Independent sums, so that the additions need not wait for each other.
+        const LANES: usize = 8;
+        let Self { x, y } = self;
+        let (mut values, mut gross) = ([0.0; LANES], [0.0; LANES]);
+        let mut add = |lane: usize, x: T, y: T| {
+            let product = x.to_f64() * y.to_f64();
+            values[lane] += product;
+            gross[lane] += product.abs();
+        };
+        for j in 0..x.ncols() {
+            match (x.col(j).try_as_col_major(), y.col(j).try_as_col_major()) {
+                (Some(x), Some(y)) => {
+                    let (x, x_rest) = x.as_slice().as_chunks::<LANES>();
+                    let (y, y_rest) = y.as_slice().as_chunks::<LANES>();
+                    x.iter()
+                        .zip(y)
+                        .for_each(|(x, y)| (0..LANES).for_each(|lane| add(lane, x[lane], y[lane])));
+                    x_rest.iter().zip(y_rest).enumerate().for_each(|(lane, (x, y))| add(lane, *x, *y));
+                }
+                _ => x.col(j).iter().zip(y.col(j).iter()).for_each(|(x, y)| add(0, *x, *y)),
             }
-            _ => x.col(j).iter().zip(y.col(j).iter()).for_each(|(x, y)| add(0, *x, *y)),
         }
+        (values.iter().sum(), gross.iter().sum())
     }
-    (values.iter().sum(), gross.iter().sum())
 }
 
 /// Whether two matrices hold the same numbers.

@@ -25,7 +25,7 @@ use crate::tensor::Real;
 pub struct Core<'a, T: Real> {
     left: Basis<'a, T>,
     /// The matrix between the bases.
-    pub matrix: Mat<T>,
+    pub matrix: Cow<'a, Mat<T>>,
     right: Basis<'a, T>,
     terms: Vec<KronTerm<T>>,
 }
@@ -148,7 +148,7 @@ impl<'a, T: Real> Core<'a, T> {
             (_, Some(thin)) => Self::of_thin(thin),
             _ if delta.is_dense() => Self {
                 left: Basis::identity(),
-                matrix: delta.to_full(),
+                matrix: joint.whole().map_or_else(|| Cow::Owned(delta.to_full()), Cow::Borrowed),
                 right: Basis::identity(),
                 terms: Vec::new(),
             },
@@ -161,13 +161,15 @@ impl<'a, T: Real> Core<'a, T> {
 
     fn into_owned(self) -> Core<'static, T> {
         let Self { left, matrix, right, terms } = self;
+        let matrix = Cow::Owned(matrix.into_owned());
         Core { left: left.into_owned(), matrix, right: right.into_owned(), terms }
     }
 
     fn of_thin(thin: &'a Thin<T>) -> Self {
         let (left, r_left) = Basis::of_left(1, thin);
         let (right, r_right) = Basis::of_right(1, thin);
-        Self { left, matrix: product(r_left.as_ref(), r_right.transpose()), right, terms: Vec::new() }
+        let matrix = Cow::Owned(product(r_left.as_ref(), r_right.transpose()));
+        Self { left, matrix, right, terms: Vec::new() }
     }
 
     fn of_stack(stack: &'a Stack<'_, T>) -> Self {
@@ -184,19 +186,19 @@ impl<'a, T: Real> Core<'a, T> {
             add_kron(&mut matrix, &outer, &inner);
             terms.push(KronTerm { outer, left: inner_left, right: inner_right });
         }
-        Self { left, matrix, right, terms }
+        Self { left, matrix: Cow::Owned(matrix), right, terms }
     }
 
     /// All singular values.
     pub(crate) fn spectrum(&self) -> Result<Vec<f64>> {
-        singular_values(self.matrix.as_ref())
+        singular_values((*self.matrix).as_ref())
     }
 
     /// The singular values, in half the time: the roots of the Gram matrix's eigenvalues. Those below about a
     /// thousandth of the largest drown in its rounding and are given as zero.
     pub(crate) fn spectrum_estimate(&self) -> Result<Vec<f64>> {
         let wide = self.matrix.nrows() < self.matrix.ncols();
-        let columns = if wide { self.matrix.transpose() } else { self.matrix.as_ref() };
+        let columns = if wide { self.matrix.transpose() } else { (*self.matrix).as_ref() };
         let squares = symmetric_eigenvalues(columns_gram(columns).as_ref())?;
         let noise = 16.0 * T::ROUNDOFF * squares.last().copied().unwrap_or(0.0);
         let root = |square: &f64| if *square > noise { square.sqrt() } else { 0.0 };
@@ -206,14 +208,14 @@ impl<'a, T: Real> Core<'a, T> {
     /// All singular values and vectors, for a choice within `tolerance`.
     pub(crate) fn svd(&self, tolerance: f64) -> Result<Svd<T>> {
         match tolerance.powi(2) > 300.0 * T::ROUNDOFF {
-            true => gram_svd(self.matrix.as_ref()),
-            false => svd(self.matrix.as_ref()),
+            true => gram_svd((*self.matrix).as_ref()),
+            false => svd((*self.matrix).as_ref()),
         }
     }
 
     /// The leading `rank` of them.
     pub(crate) fn leading(&self, rank: usize) -> Result<Svd<T>> {
-        leading_svd(self.matrix.as_ref(), rank, |width| self.guess(width))
+        leading_svd((*self.matrix).as_ref(), rank, |width| self.guess(width))
     }
 
     /// U √Σ and √Σ Vᵀ of the leading `rank` of the core's singular triplets, in ΔW's spaces: of all matrices of

@@ -9,7 +9,7 @@ use faer::{Mat, MatMut, MatRef};
 use super::{Delta, Factor, Term};
 use crate::compute::cuda::{FactorRef, TermRef};
 use crate::compute::linalg::{add_product, row_major, set_rows};
-use crate::compute::simd::wide;
+use crate::compute::simd::{Wide, wide};
 use crate::tensor::Real;
 
 /// Entries in a tile: 128 KiB of f32, so that a tile and what it is made from stay in a core's own cache.
@@ -164,12 +164,29 @@ fn add_kron_rows<T: Real>(tile: &mut [T], scale: T, a: &Mat<T>, b: &[T], b_rows:
     }
 }
 
-/// peaks = max(peaks, |x|), lane by lane.
-#[inline(always)]
-fn raise<T: Real>(peaks: &mut [T], numbers: &[T]) {
-    for (peak, x) in peaks.iter_mut().zip(numbers) {
-        let magnitude = if *x > -*x { *x } else { -*x };
-        *peak = if magnitude > *peak { magnitude } else { *peak };
+/// Raises `peaks` to |x|, lane by lane.
+struct Raise<'a, T> {
+    peaks: &'a mut [T; LANES],
+    tile: &'a [T],
+}
+
+/// Independent maxima, so that the comparisons need not wait for each other.
+const LANES: usize = 16;
+
+impl<T: Real> Wide for Raise<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut raise = |numbers: &[T]| {
+            for (peak, x) in self.peaks.iter_mut().zip(numbers) {
+                let magnitude = if *x > -*x { *x } else { -*x };
+                *peak = if magnitude > *peak { magnitude } else { *peak };
+            }
+        };
+        let (blocks, rest) = self.tile.as_chunks::<LANES>();
+        blocks.iter().for_each(|block| raise(block));
+        raise(rest);
     }
 }
 
@@ -188,16 +205,8 @@ impl<T: Real> Delta<T> {
 
     /// max |ΔWᵢⱼ|
     pub fn peak(&self) -> f64 {
-        /// Independent maxima, so that the comparisons need not wait for each other.
-        const LANES: usize = 16;
         let mut peaks = [T::from_f64(0.0); LANES];
-        Rows::new(self).for_each_tile(|tile| {
-            wide(|| {
-                let (blocks, rest) = tile.as_chunks::<LANES>();
-                blocks.iter().for_each(|block| raise(&mut peaks, block));
-                raise(&mut peaks, rest);
-            });
-        });
+        Rows::new(self).for_each_tile(|tile| wide(Raise { peaks: &mut peaks, tile }));
         peaks.iter().fold(0.0, |peak, x| peak.max(x.to_f64()))
     }
 }

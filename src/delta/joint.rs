@@ -194,6 +194,14 @@ impl<'a, T: Real> Joint<'a, T> {
         self.delta
     }
 
+    /// The delta's entries, if it stands there as one matrix.
+    pub(super) fn whole(&self) -> Option<&Mat<T>> {
+        match &self.parts[..] {
+            [Part::Full(1.0, matrix)] => Some(matrix),
+            _ => None,
+        }
+    }
+
     pub(super) fn parts(&self) -> &[Part<'a, T>] {
         &self.parts
     }
