@@ -141,6 +141,15 @@ pub(crate) struct Svd<T> {
     pub(crate) v: Mat<T>,
 }
 
+impl<T: Real> Svd<T> {
+    /// The leading `rank` of the triplets.
+    fn cut(mut self, rank: usize) -> Self {
+        self.sigma.truncate(rank);
+        let leading = |vectors: &Mat<T>| vectors.get(.., ..rank).to_owned();
+        Self { u: leading(&self.u), sigma: self.sigma, v: leading(&self.v) }
+    }
+}
+
 /// faer checks this for singular values, but would look for eigenvalues of NaN for very long.
 fn check_finite<T: Real>(matrix: MatRef<'_, T>) -> Result<()> {
     match matrix.is_all_finite() {
@@ -267,23 +276,22 @@ pub(crate) fn leading_svd<T: Real>(
         Mat::from_fn(n, block, |_, _| T::from_f64(centred_uniform(&mut state)))
     });
     let total: f64 = matrix.squared_norm_l2().to_f64();
-    let mut left = orthonormal(product(matrix, start.as_ref()));
+    let energy = |sigma: &[f64]| sigma[..rank].iter().map(|sigma| sigma * sigma).sum::<f64>();
+    let mut u = product(matrix, start.as_ref());
     for step in 1.. {
-        let right = orthonormal(product(matrix.transpose(), left.as_ref()));
-        left = orthonormal(product(matrix, right.as_ref()));
         // Within the span of `left`: A ≈ Q (Qᵀ A), whose right vectors are those of (Qᵀ A)ᵀ (Qᵀ A).
+        let left = orthonormal(u);
         let image = product(matrix.transpose(), left.as_ref());
         let (squares, vectors) = symmetric_eigen(columns_gram(image.as_ref()).as_ref())?;
-        let leading = vectors.get(.., vectors.ncols() - rank..).reverse_cols();
-        let roots: Vec<f64> = squares.iter().rev().take(rank).map(|square| square.max(0.0).sqrt()).collect();
-        let mut v = product(image.as_ref(), leading);
+        let roots: Vec<f64> = squares.iter().rev().map(|square| square.max(0.0).sqrt()).collect();
+        let mut v = product(image.as_ref(), vectors.as_ref().reverse_cols());
         unscale(&mut v, &roots);
         // Half a step further, A V Vᵀ is what is stored; what it gained tells how much is still to be gained.
-        let (u, sigma) = directions(matrix, &v);
-        let energy = |sigma: &[f64]| sigma.iter().map(|sigma| sigma * sigma).sum::<f64>();
+        let sigma;
+        (u, sigma) = directions(matrix, &v);
         let gained = energy(&sigma) - energy(&roots);
-        if gained <= 2.5e-3 * (total - energy(&sigma)) + T::ROUNDOFF * total || step == 16 {
-            return Ok(Svd { u, sigma, v });
+        if gained <= 2.5e-3 * (total - energy(&sigma)) + T::ROUNDOFF * total || step == 32 {
+            return Ok(Svd { u, sigma, v }.cut(rank));
         }
     }
     unreachable!("the last step returns")
@@ -332,8 +340,7 @@ fn cut_svd<T: Real>(matrix: MatRef<'_, T>, rank: usize) -> Result<Svd<T>> {
     if all.sigma[rank - 1] <= (300.0 * T::ROUNDOFF).sqrt() * all.sigma[0] {
         all = svd(matrix)?;
     }
-    all.sigma.truncate(rank);
-    Ok(Svd { u: all.u.get(.., ..rank).to_owned(), sigma: all.sigma, v: all.v.get(.., ..rank).to_owned() })
+    Ok(all.cut(rank))
 }
 
 /// Orthonormal columns that span those of `block`, for an iteration that only needs the span: by Cholesky of the
@@ -473,9 +480,11 @@ impl<T: Real> Wide for Dot<'_, T> {
                 (Some(x), Some(y)) => {
                     let (x, x_rest) = x.as_slice().as_chunks::<LANES>();
                     let (y, y_rest) = y.as_slice().as_chunks::<LANES>();
-                    x.iter()
-                        .zip(y)
-                        .for_each(|(x, y)| (0..LANES).for_each(|lane| add(lane, x[lane], y[lane])));
+                    for (x, y) in x.iter().zip(y) {
+                        for lane in 0..LANES {
+                            add(lane, x[lane], y[lane]);
+                        }
+                    }
                     x_rest.iter().zip(y_rest).enumerate().for_each(|(lane, (x, y))| add(lane, *x, *y));
                 }
                 _ => x.col(j).iter().zip(y.col(j).iter()).for_each(|(x, y)| add(0, *x, *y)),
