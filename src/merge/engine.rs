@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::plan::{Site, Target};
 use super::{Progress, Watch};
-use crate::adapter::Layer;
 use crate::compute::gate::Gate;
 use crate::error::{Error, Result};
 
@@ -171,23 +169,6 @@ impl<'w> Run<'w> {
             }
         }
         Ok(())
-    }
-}
-
-impl Work for Site<'_> {
-    fn name(&self) -> &str {
-        &self.module
-    }
-
-    /// Its factors in three copies, and its joint spaces or, where those are no smaller, its entries.
-    fn working_set(&self) -> u64 {
-        let of_target = |target: &Target<'_>| {
-            let layers = target.sources.iter().flat_map(|source| source.layers());
-            let numbers: usize = layers.map(Layer::expanded).sum();
-            let (m, n) = (target.shape.rows, target.shape.cols);
-            numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
-        };
-        self.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64
     }
 }
 

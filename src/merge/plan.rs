@@ -50,6 +50,23 @@ pub(super) struct Site<'a> {
     pub(super) targets: Vec<Target<'a>>,
 }
 
+impl engine::Work for Site<'_> {
+    fn name(&self) -> &str {
+        &self.module
+    }
+
+    /// Its factors in three copies, and its joint spaces or, where those are no smaller, its entries.
+    fn working_set(&self) -> u64 {
+        let of_target = |target: &Target<'_>| {
+            let layers = target.sources.iter().flat_map(|source| source.layers());
+            let numbers: usize = layers.map(Layer::expanded).sum();
+            let (m, n) = (target.shape.rows, target.shape.cols);
+            numbers.saturating_mul(24).saturating_add(m.saturating_mul(n).saturating_mul(16))
+        };
+        self.targets.iter().map(of_target).fold(0, usize::saturating_add) as u64
+    }
+}
+
 /// The merged delta of a target, and how it came about.
 pub(super) struct Merged<T: Real> {
     pub(super) delta: Delta<T>,
