@@ -581,7 +581,9 @@ impl Context<'_> {
         let warn = |text| self.notices.add(text, &target.id.module);
         let mut merged = match &self.rule {
             Rule::Weights(rule) => target.merge(self.inputs, &**rule, &self.shares, &warn)?,
-            other => self.ruled(target, other)?,
+            Rule::Lines(rule, lines) => self.by_lines(target, &**rule, *lines)?,
+            Rule::Entries(rule, space) => self.by_entries(target, &**rule, *space)?,
+            Rule::Spectral(rule) => self.by_spectra(target, &**rule)?,
         };
         if self.options.match_norm == MatchNorm::Inputs {
             self.match_norm(target, &mut merged)?;

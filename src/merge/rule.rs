@@ -5,59 +5,97 @@ use std::sync::{Mutex, PoisonError};
 
 use faer::{Mat, Scale};
 
-use super::Context;
 use super::gpu::{self, SHORT};
 use super::plan::{Merged, Target};
 use super::spaces::{MergeSpace, Spaces};
-use super::strategy::{Entrywise, Rule, Sheets, Spectral};
+use super::strategy::{Entrywise, Sheets, Spectral};
+use super::{Context, Input};
 use crate::adapter::{Dims, Param};
 use crate::compute::linalg::set_rows;
 use crate::compute::round::seed_of;
 use crate::compute::simd::wide;
 use crate::delta::dense::Rows;
 use crate::delta::{Delta, Factor, Term};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fit::Inherited;
 use crate::tensor::Real;
 
-impl Context<'_> {
-    /// The merged delta by a rule that isn't weights.
-    pub(super) fn ruled<T: Real>(&self, target: &Target<'_>, rule: &Rule) -> Result<Merged<T>> {
-        // Such rules look at what adapters do, and a block weight makes a model weigh less there.
-        let read = |source| target.read_by_weight::<T>(self.inputs, source);
-        let deltas: Vec<Delta<T>> = target.sources.iter().map(read).collect::<Result<_>>()?;
-        let (all, present) = target.weights(self.inputs, true);
-        let weights: Vec<f64> = present.iter().map(|index| all[*index]).collect();
-        let is_matrix = target.id.param == Param::Weight && target.shape.dims != Dims::Vector;
-        let named = |e: Error| e.in_layer(&target.id.module);
-        let (delta, space) = match rule {
-            Rule::Weights(_) => unreachable!("weights are merged as the plan does"),
-            Rule::Lines(rule, lines) => return self.by_lines(target, &**rule, *lines),
-            Rule::Entries(rule, space) => {
-                // A vector has no spaces.
-                match if is_matrix { space.unwrap_or(self.usual_space()) } else { MergeSpace::Full } {
-                    MergeSpace::Full => self.in_full(&deltas, &weights, &**rule, &target.id.module),
-                    space => in_space(&deltas, &weights, &**rule, space, &target.id.module),
-                }
-                .map_err(named)?
-            }
-            Rule::Spectral(rule) => (spectral(&deltas, &weights, &**rule, is_matrix).map_err(named)?, None),
-        };
-        let inherited = Inherited::of(&sum(&deltas, &weights));
+/// What the inputs do to a parameter, each with its weight.
+struct Models<T: Real> {
+    deltas: Vec<Delta<T>>,
+    weights: Vec<f64>,
+}
+
+impl<T: Real> Models<T> {
+    /// Rules look at what adapters do, and a block weight makes a model weigh less there.
+    fn of(target: &Target<'_>, inputs: &[Input]) -> Result<Self> {
+        let read = |source| target.read_by_weight::<T>(inputs, source);
+        let deltas = target.sources.iter().map(read).collect::<Result<_>>()?;
+        let (all, present) = target.weights(inputs, true);
+        Ok(Self { deltas, weights: present.iter().map(|index| all[*index]).collect() })
+    }
+
+    /// Σ wᵢ Δᵢ
+    fn sum(&self) -> Delta<T> {
+        let mut sum = Delta::zero(self.deltas[0].rows(), self.deltas[0].cols());
+        self.deltas.iter().zip(&self.weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
+        sum
+    }
+
+    /// That `delta` came of them.
+    fn merged(self, delta: Delta<T>, space: Option<MergeSpace>) -> Merged<T> {
+        let inherited = Inherited::of(&self.sum());
         // The joint spaces' factors have the ranks of all inputs; what is in them may be smaller. Entries are what they are.
         let is_whole = delta.terms().iter().all(|(_, term)| term.is_whole());
         let inherited = Some(if is_whole { inherited } else { inherited.summed() });
-        Ok(Merged { delta, inherited, coefficients: weights, scaled: 1.0, space, matched: None })
+        Merged { delta, inherited, coefficients: self.weights, scaled: 1.0, space, matched: None }
+    }
+}
+
+/// A vector has no spaces and no spectrum.
+fn is_matrix(target: &Target<'_>) -> bool {
+    target.id.param == Param::Weight && target.shape.dims != Dims::Vector
+}
+
+impl Context<'_> {
+    /// The merged delta by a rule on entries.
+    pub(super) fn by_entries<T: Real>(
+        &self,
+        target: &Target<'_>,
+        rule: &dyn Entrywise,
+        space: Option<MergeSpace>,
+    ) -> Result<Merged<T>> {
+        let (models, layer) = (Models::of(target, self.inputs)?, &target.id.module);
+        let space = if is_matrix(target) { space.unwrap_or(self.usual_space()) } else { MergeSpace::Full };
+        let (delta, space) = match space {
+            MergeSpace::Full => self.in_full(&models, rule, layer),
+            space => in_space(&models, rule, space, layer),
+        }
+        .map_err(|e| e.in_layer(layer))?;
+        Ok(models.merged(delta, Some(space)))
+    }
+
+    /// The merged delta by a rule on matrices.
+    pub(super) fn by_spectra<T: Real>(&self, target: &Target<'_>, rule: &dyn Spectral) -> Result<Merged<T>> {
+        let models = Models::of(target, self.inputs)?;
+        // Biases and norms are added up.
+        let delta = match is_matrix(target) {
+            true => {
+                spectral(&models.deltas, &models.weights, rule).map_err(|e| e.in_layer(&target.id.module))?
+            }
+            false => models.sum(),
+        };
+        Ok(models.merged(delta, None))
     }
 
     /// Merges the entries of the deltas themselves, on the GPU if there is one that can.
     fn in_full<T: Real>(
         &self,
-        deltas: &[Delta<T>],
-        weights: &[f64],
+        models: &Models<T>,
         rule: &dyn Entrywise,
         layer: &str,
-    ) -> Result<(Delta<T>, Option<MergeSpace>)> {
+    ) -> Result<(Delta<T>, MergeSpace)> {
+        let Models { deltas, weights } = models;
         deltas.iter().try_for_each(Delta::check_formable)?;
         let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
         let (shape, seed) = ((deltas[0].rows(), deltas[0].cols()), layer_seed(layer));
@@ -74,7 +112,7 @@ impl Context<'_> {
             Some(merged) => merged,
             None => collect(&Streamed { rows, shape, made: Mutex::default() }, weights, rule, seed)?,
         };
-        Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), Some(MergeSpace::Full)))
+        Ok((Delta::of(1.0, Term::Plain(Factor::Full(merged))), MergeSpace::Full))
     }
 }
 
@@ -83,23 +121,12 @@ fn layer_seed(layer: &str) -> u64 {
     seed_of(&[layer.as_bytes()])
 }
 
-/// Σ wᵢ Δᵢ
-fn sum<T: Real>(deltas: &[Delta<T>], weights: &[f64]) -> Delta<T> {
-    let mut sum = Delta::zero(deltas[0].rows(), deltas[0].cols());
-    deltas.iter().zip(weights).for_each(|(delta, weight)| sum.add_scaled(*weight, delta));
-    sum
-}
-
+/// Merges the deltas' matrices in their joint spaces.
 pub(super) fn spectral<T: Real>(
     deltas: &[Delta<T>],
     weights: &[f64],
     rule: &dyn Spectral,
-    is_matrix: bool,
 ) -> Result<Delta<T>> {
-    if !is_matrix {
-        // A vector has no spectrum: biases and norms are added up.
-        return Ok(sum(deltas, weights));
-    }
     let (rows, cols) = (deltas[0].rows(), deltas[0].cols());
     let mut spaces = Spaces::unordered(deltas, MergeSpace::Core)?;
     let matrices = std::mem::take(&mut spaces.matrices).into_iter().zip(weights);
@@ -115,15 +142,14 @@ pub(super) fn spectral<T: Real>(
 
 /// Merges the entries of the deltas' matrices in a joint space.
 fn in_space<T: Real>(
-    deltas: &[Delta<T>],
-    weights: &[f64],
+    models: &Models<T>,
     rule: &dyn Entrywise,
     space: MergeSpace,
     layer: &str,
-) -> Result<(Delta<T>, Option<MergeSpace>)> {
-    let spaces = Spaces::of(deltas, space)?;
-    let merged = collect::<f64>(&Held(&spaces.matrices), weights, rule, layer_seed(layer))?;
-    Ok((spaces.delta(&merged), Some(spaces.kind())))
+) -> Result<(Delta<T>, MergeSpace)> {
+    let spaces = Spaces::of(&models.deltas, space)?;
+    let merged = collect::<f64>(&Held(&spaces.matrices), &models.weights, rule, layer_seed(layer))?;
+    Ok((spaces.delta(&merged), spaces.kind()))
 }
 
 /// All merged entries.

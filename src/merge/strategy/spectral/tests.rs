@@ -30,7 +30,7 @@ fn names() -> impl Iterator<Item = &'static str> {
 /// The merge as a matrix.
 fn merged(name: &str, given: &[(&str, &str)], deltas: &[Delta<f64>], weights: &[f64]) -> Mat<f64> {
     let rule = method(name, given, deltas.len());
-    spectral(deltas, weights, &*rule, true).unwrap().to_full()
+    spectral(deltas, weights, &*rule).unwrap().to_full()
 }
 
 fn distance(x: &Mat<f64>, y: &Mat<f64>) -> f64 {
