@@ -513,22 +513,14 @@ impl Context<'_> {
         let rows: Vec<Rows<'_, T>> = deltas.iter().map(Rows::new).collect();
         let whole = Whole { job, deltas: &rows, rounding };
         let gpu = self.gpu.as_ref().filter(|_| bakes::<T>(job.view.dtype));
-        let sums = match gpu {
+        let mut tiles = gpu.map(|gpu| OnGpu::new(whole, gpu)).transpose()?.flatten();
+        let sums = match &mut tiles {
+            Some(tiles) => job.write(whole.rows(), tiles, writer),
             None => job.write(whole.rows(), &mut OnCpu::new(whole), writer),
-            Some(gpu) => match OnGpu::new(whole, gpu)? {
-                None => {
-                    self.notices.add(SHORT, job.name);
-                    job.write(whole.rows(), &mut OnCpu::new(whole), writer)
-                }
-                Some(mut tiles) => {
-                    let sums = job.write(whole.rows(), &mut tiles, writer);
-                    if tiles.short {
-                        self.notices.add(SHORT, job.name);
-                    }
-                    sums
-                }
-            },
         }?;
+        if gpu.is_some() && tiles.is_none_or(|tiles| tiles.short) {
+            self.notices.add(SHORT, job.name);
+        }
         job.file.used([job.view.data]);
         Ok(sums)
     }
